@@ -3,9 +3,9 @@
     python benchmarks/audit_scale.py --images 10000
 
 The script draws synthetic radiographs and audits them. For each step it prints the seconds, the processor seconds, the
-peak of resident memory and (on Linux) the anonymous memory after the step. The difference of the two is mostly pages of
-the audit's memory-mapped files, about 70 kB per image, which the system frees when it needs memory. The step that reads
-the images includes decoding.
+peak of resident memory and (on Linux) the anonymous memory after the step. The difference between the two memories is
+mostly pages of the audit's memory-mapped files, about 70 kB per image, which the system frees when it needs memory. The
+step that reads the images includes decoding.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ python benchmarks/frozen_scale.py [IMAGES ...]        default: 10000 100000
 The images do not exist: random vectors replace the features that the cache would contain. All further steps use the
 library's code: the memory-mapped table, the standardisation, one epoch of training, and validation. Each number of
 images runs in its own process. The script prints the largest anonymous memory, which does not include mapped files that
-the system may drop and read again, and the ratio of the last number to the first.
+the system may drop and read again, and the ratio of the memory for the last number of images to that for the first.
 """
 
 from __future__ import annotations

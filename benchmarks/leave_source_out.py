@@ -1,12 +1,12 @@
-"""Train cvrnet_lite's heads without each source in turn, and score methods that depend less on the source.
+"""Train cvrnet_lite's heads without each source in turn, and compare methods that may depend less on the source.
 
 python benchmarks/leave_source_out.py MANIFEST
 
 Each score is measured on the source that was left out, and is the mean over three splits. The methods are: the average
 of the heads; each head alone; the average if every group of label and source counts equally in the loss; P3 trained
-alone; and two weighted averages of the heads. The "chosen weights" have the lowest log loss on the other sources, each
-predicted by a training without this source; so they do not depend on the scored source. The "best weights" are chosen
-on the scored source itself, as an upper bound.
+alone; and two weighted averages of the heads. The "chosen weights" have the lowest log loss on the other sources. Each
+of these is predicted by heads that were trained without it and without the scored source, so the weights do not depend
+on the scored source. The "best weights" are chosen on the scored source itself, as an upper bound.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Study:
         return lambda weights: -float(np.mean([np.log(weights @ p + 1e-12).mean() for p in own]))
 
     def chosen_weights(self, source: str, seed: int) -> Floats:
-        """Return the heads' weights with the lowest log loss on the other sources, each predicted without itself."""
+        """Return the heads' weights with the lowest log loss on the other sources (see the module's text)."""
         losses = []
         for other in self.sources:
             without = frozenset({source, other})

@@ -2,11 +2,11 @@
 
 python benchmarks/lungs.py FOLDER SEGMENTER OUTPUT [whole|mask|crop ...]
 
-FOLDER has manifest.csv and all.csv (docs/results.md says how to make them); SEGMENTER is a folder of `cvrnet lungs`.
-For each of the three ways (whole, mask, crop), the heads of cvrnet_lite are cross-validated on frozen encoders, on the
-same folds. Then each source is left out once, the audit's probes predict label and source, and out-of-fold Grad-CAM is
-measured on the images with given lung masks. The results are printed as JSON and stored in OUTPUT. If OUTPUT already
-has the results of a way, they are only printed.
+FOLDER has manifest.csv and all.csv (docs/results.md says how to make them); SEGMENTER is a folder that `cvrnet lungs`
+wrote. For each of the three ways (whole, mask, crop), the heads of cvrnet_lite are cross-validated on frozen encoders,
+on the same folds. Then each source is left out once, the audit's probes predict label and source, and out-of-fold
+Grad-CAM is measured on the images with given lung masks. The results are printed as JSON and stored in OUTPUT. If
+OUTPUT already has the results of a way, they are only printed.
 """
 
 from __future__ import annotations

@@ -92,11 +92,11 @@ def line(name: str, truth: Any, scores: Any, patients: Sequence[str], spread: st
 
 def title(text: str) -> None:
     """Print the head of a table."""
-    print(f"\n{text}\n\n| | AUC (95 %) | single seeds | first row less this |\n| --- | --- | --- | --- |")
+    print(f"\n{text}\n\n| | AUC (95 %) | single seeds | first row minus this row |\n| --- | --- | --- | --- |")
 
 
 def chosen_films(bags: Sequence[Study], folder: Path, which: Any) -> Path:
-    """Write a manifest with the first (``min``) or last (``max``) film of each bag; return its path."""
+    """Write a manifest with the first (``min``) or last (``max``) radiograph of each bag; return its path."""
     films = [which(bag.pictures, key=lambda film: (day_of(film) or 0.0, film.name)) for bag in bags]
     path = folder / f"{which.__name__}.csv"
     write_manifest(path, films)
@@ -104,12 +104,12 @@ def chosen_films(bags: Sequence[Study], folder: Path, which: Any) -> Path:
 
 
 def view_of_last(bag: Record) -> float:
-    """Return the view of the last film as a score: AP 1, PA 0, other 0.5."""
+    """Return the view of the last radiograph as a score: AP 1, PA 0, other 0.5."""
     return view_score(bag.pictures[-1].view if isinstance(bag, Study) else bag.view)
 
 
 def before_the_event(data: Path, root: Path) -> None:
-    """Print the tables for films from before the event, in bags and as single films."""
+    """Print the tables for radiographs from before the event, in bags and one by one."""
     records = read_records(data, labelled=False)
     course, _ = read_course(records, Outcome("icu_day", "first", HORIZON))
     kept, _, late = course.at_risk(records)
@@ -118,23 +118,25 @@ def before_the_event(data: Path, root: Path) -> None:
     bags = {bag.name: bag for bag in group_studies(labelled, "patient")[0]}
     model = run(root, "patients", data, "studies", unit="patient", **ICU)
     print(evidence_sentence(*event_patients(model.table)))
-    title("Patients: all films before the event, --unit patient")
+    title("Patients: all radiographs before the event, --unit patient")
     truth, patients, first = model.truth, model.patients, model.mean
-    line("CVR-Net, all films and their days", truth, first, patients, model.spread)
+    line("CVR-Net, all radiographs and their days", truth, first, patients, model.spread)
     for name, which in (("first", min), ("last", max)):
         films = chosen_films(list(bags.values()), data, which)
         other = run(root, name, films, "studies", "patients", unit="patient")
-        line(f"CVR-Net trained on the {name} film alone", truth, other.of(model.names), patients, other.spread, first)
+        title_of_row = f"CVR-Net trained on the {name} radiograph alone"
+        line(title_of_row, truth, other.of(model.names), patients, other.spread, first)
     mine = [bags[name] for name in model.names]
-    line("number of films", truth, [len(bag.pictures) for bag in mine], patients, "", first)
-    line("view of the last film (AP)", truth, [view_of_last(bag) for bag in mine], patients, "", first)
+    line("number of radiographs", truth, [len(bag.pictures) for bag in mine], patients, "", first)
+    line("view of the last radiograph: AP or PA", truth, [view_of_last(bag) for bag in mine], patients, "", first)
     calibrated(model)
     films = {record.name: record for record in course.label(kept)[0]}
     single = run(root, "films", data, "frozen", **ICU)
-    title(f"Single films before the event ({len(single.names)}, {int(single.truth.sum())} with it in time)")
+    events = int(single.truth.sum())
+    title(f"Single radiographs before the event ({len(single.names)}, {events} with the event within {HORIZON} days)")
     line("CVR-Net", single.truth, single.mean, single.patients, single.spread)
     views = [view_score(films[name].view) for name in single.names]
-    line("view (AP)", single.truth, views, single.patients, "", single.mean)
+    line("view: AP or PA", single.truth, views, single.patients, "", single.mean)
     calibrated(single)
 
 
@@ -147,32 +149,32 @@ def calibrated(scores: Scores) -> None:
 
 
 def with_the_leak(data: Path, root: Path) -> None:
-    """Print the table with the leak: all films, and the label whether the patient was ever in intensive care."""
+    """Print the table with the leak: all radiographs; the label is whether the patient was ever in intensive care."""
     bags: Mapping[str, Study] = {bag.name: bag for bag in group_studies(read_records(data), "patient")[0]}
     model = run(root, "leak", data, "studies", unit="patient")
-    title("With the leak: all films of all patients, ICU or WARD")
+    title("With the leak: all radiographs of all patients, ICU or WARD")
     mine = [bags[name] for name in model.names]
-    line("CVR-Net, all films and their days", model.truth, model.mean, model.patients, model.spread)
+    line("CVR-Net, all radiographs and their days", model.truth, model.mean, model.patients, model.spread)
     for name, scores in (
-        ("number of films", [len(bag.pictures) for bag in mine]),
-        ("view of the last film (AP)", [view_of_last(bag) for bag in mine]),
+        ("number of radiographs", [len(bag.pictures) for bag in mine]),
+        ("view of the last radiograph: AP or PA", [view_of_last(bag) for bag in mine]),
     ):
         line(name, model.truth, scores, model.patients, "", model.mean)
 
 
 def at_admission(data: Path, root: Path) -> None:
-    """Print the table at admission: films until that day. Three folds, because few events are left."""
+    """Print the table at admission: radiographs until that day, in three folds, because few events are left."""
     model = run(root, "admission", data, "studies", folds=3, unit="patient", until="admission", **ICU)
     print("", evidence_sentence(*event_patients(model.table)), sep="\n")
-    title("At the admission, --until admission")
-    line("CVR-Net, films until day 0", model.truth, model.mean, model.patients, model.spread)
+    title("At admission, --until admission")
+    line("CVR-Net, radiographs until day 0", model.truth, model.mean, model.patients, model.spread)
     films: dict[str, list[Record]] = {}
     for record in sorted(read_records(data, labelled=False), key=lambda film: (day_of(film) or 0.0, film.name)):
         if (day_of(record) or 0.0) <= 0:
             films.setdefault(record.patient_id, []).append(record)
-    line("number of films", model.truth, [len(films[n]) for n in model.names], model.patients, "", model.mean)
+    line("number of radiographs", model.truth, [len(films[n]) for n in model.names], model.patients, "", model.mean)
     views = [view_of_last(films[n][-1]) for n in model.names]
-    line("view of the last film (AP)", model.truth, views, model.patients, "", model.mean)
+    line("view of the last radiograph: AP or PA", model.truth, views, model.patients, "", model.mean)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def change_labels(records: Sequence[Record], draw: int) -> tuple[list[Record], n
 
 
 def score(records: Sequence[Record], changed: np.ndarray, features: np.ndarray) -> dict[str, float]:
-    """Return, for one draw, the precision among the least probable labels, and number and precision of named images."""
+    """Return one draw's precision among the least probable labels, and the number and precision of the named images."""
     measured = Measurements(list(records), [], np.empty(0))
     probability, checked = np.full(len(records), np.inf), np.zeros(len(records), bool)
     for judged in judged_sources(measured, features):

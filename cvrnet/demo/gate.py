@@ -77,8 +77,8 @@ class Gate:
     """ASGI middleware that gets every request first, and lets it through or refuses it.
 
     A request is let through if it is for an allowed host and an open route, and does not come from another page. While
-    the waiting bytes exceed their limit, requests that have a body get the answer "try again". All responses get the
-    security policy.
+    the waiting bytes (see `Waiting`) exceed their limit, requests that have a body get the answer "try again". All
+    responses get the security policy.
     """
 
     def __init__(self, app: Callable[..., Any], hosts: AllowedHosts, waiting: Waiting, root_path: str = "") -> None:

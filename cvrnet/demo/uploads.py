@@ -63,7 +63,7 @@ class Uploads:
             for path, file in zip(paths, files, strict=True):
                 try:
                     await run_in_threadpool(self._store, path, file)
-                finally:  # start the timer only now: a slow disk could take longer than EXPIRY, and the file would stay
+                finally:  # only now: a timer that ends before the file is stored could not delete it
                     asyncio.get_running_loop().call_later(EXPIRY, self._expire, path)
         return JSONResponse([str(path) for path in paths])
 

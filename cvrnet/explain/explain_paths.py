@@ -45,10 +45,10 @@ def explain_paths(
     say: Callable[[str], object] = lambda line: None,
     **drawing: Any,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Draw where a model looked in the images at some paths, and write `ROWS`.
+    """Draw where a model looked in the images at some paths, and write explanations.csv.
 
-    All files appear when the last image is drawn. With ``overwrite``, they replace the files of an earlier result that
-    the earlier `ROWS` lists; other files in the folder stay.
+    All files appear when the last image is drawn. With ``overwrite``, they replace the files that the explanations.csv
+    of an earlier result lists; other files in the folder stay.
 
     Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers). Without encoders
     and heads, overlays show the whole network. With ``everything``, overlays show all parts, and figures also show the
@@ -58,7 +58,7 @@ def explain_paths(
     `draw_images`.
 
     Returns:
-        The rows of `ROWS`, and the number of models whose maps were averaged.
+        The rows of explanations.csv, and the number of models whose maps were averaged.
 
     Raises:
         UserError: No image is found; the output folder has results and ``overwrite`` is not set; or the model, a part

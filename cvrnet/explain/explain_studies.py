@@ -65,7 +65,7 @@ def study_files(studies: Sequence[Study]) -> list[str]:
 def picture_overlay(
     predictor: Predictor, image: NDArray[np.uint8], target: str, threshold: float = THRESHOLD
 ) -> NDArray[np.uint8] | str:
-    """Return the overlay of a picture as a bag of one, uint8 (H, W, 3); or a text that says why not."""
+    """Return the overlay of a picture explained as a bag of one, uint8 (H, W, 3), or the reason why there is none."""
     cam: Any = explain_classes(predictor, image, [target], [NETWORK])[target][NETWORK]
     return cam if isinstance(cam, str) else draw_overlay(image, enlarge(cam, image.shape[:2]), threshold=threshold)
 

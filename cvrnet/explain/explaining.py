@@ -66,7 +66,7 @@ def explain(
 ) -> Iterator[Explanation]:
     """Explain image files with Grad-CAM, in order and one batch at a time; average the maps over the folds.
 
-    Yield an explanation for each file; for a file that cannot be read, ``error`` is set. ``target`` is the class to
+    Yield an explanation for each file; if a file has no prediction, ``error`` says why. ``target`` is the class to
     explain: one class for all images, or a class for each image; by default the predicted class. The parts are some of
     `available_parts`.
 

@@ -156,13 +156,13 @@ def measure_data(
     progress: Callable[[int, int], object] = lambda done, total: None,
     say: Callable[[str], object] = lambda line: None,
 ) -> tuple[dict[str, Any], int]:
-    """Score a model's maps on the images of a data set that have masks; write `SUMMARY` and `IMAGES` to a folder.
+    """Score a model's maps on the images of a data set that have masks; write localisation.json and localisation.csv.
 
     With ``out_of_fold``, the model is a cross-validation, and each image is explained by the fold that was tested on
     it. ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
 
     Returns:
-        The content of `SUMMARY`, and the number of images that were left out because no finished fold tested them.
+        The content of localisation.json, and the number of images left out because no finished fold tested them.
 
     Raises:
         UserError: Results exist and ``overwrite`` is False, no image has a mask, or no fold can be used.

@@ -26,7 +26,7 @@ def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def expected_calibration_error(y_true: ArrayLike, probabilities: ArrayLike, n_bins: int = ECE_BINS) -> float:
-    """Return the mean distance of highest probability and accuracy, over bins (Naeini et al. 2015, Guo et al. 2017).
+    """Return the mean gap between highest probability and accuracy, over bins (Naeini et al. 2015, Guo et al. 2017).
 
     ``ECE = sum_m |B_m|/N · |accuracy(B_m) - mean confidence(B_m)|``, with bins ``((m-1)/M, m/M]`` of equal width. The
     ECE depends on the number of bins and is biased upwards in small samples: compare models on the same samples with

@@ -23,9 +23,9 @@ class PredictionSets:
     """For each coverage in `COVERAGES`, the lowest probability that puts a class into the set; 0 puts every class in.
 
     This is split conformal prediction with the score 1 - probability of the true class (Sadinle, Lei & Wasserman 2019,
-    JASA 114:223). If new patients are like the validation patients, the sets of at least this share of the new patients
-    contain the true class. ``by_class`` guarantees this for the patients of each class (Vovk 2012, ACML); its sets are
-    larger.
+    JASA 114:223). If new patients are like the validation patients, a coverage of 0.9 means that the sets of at least
+    90 % of the new patients contain the true class. ``by_class`` guarantees the coverage for the patients of each class
+    (Vovk 2012, ACML); its sets are larger.
     """
 
     patients: int  #: number of patients whose validation images were used
@@ -69,7 +69,7 @@ class PredictionSets:
                 and all(type(p) in (int, float) and 0 <= p <= 1 for column in columns for p in column)
             )
         except (TypeError, AttributeError) as error:
-            raise ValueError("its prediction sets have another form") from error
+            raise ValueError("its prediction sets have an unexpected form") from error
         if not possible:
             raise ValueError("its prediction sets have impossible values")
         return sets

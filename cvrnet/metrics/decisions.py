@@ -46,7 +46,7 @@ class Decisions:
         """
         values = {} if values is None else values
         if not isinstance(values, Mapping) or not {*values} <= {field.name for field in fields(cls)}:
-            raise ValueError("its decisions have another form")
+            raise ValueError("its decisions have an unexpected form")
         listed, sets, abstention, calibration = (values.get(field.name) for field in fields(cls))
         if not isinstance(listed or [], list) or not all(isinstance(value, Mapping) for value in listed or ()):
             raise ValueError("its operating points are not a list of objects")
@@ -66,7 +66,7 @@ class Decisions:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError("its decisions have another form")
+        raise ValueError("its decisions have an unexpected form")
     return value
 
 

@@ -20,7 +20,7 @@ SCORES = ("roc_auc", "average_precision", "brier_score", "expected_calibration_e
 def finding_rankings(truth: Table, probabilities: Table) -> Table:
     """Return the AUC of each finding that is present in some images and absent in others, from tables (N, C).
 
-    ``truth`` is 1, 0, or NaN where a finding is not known. Other findings are left out.
+    Other findings are left out. ``truth`` is 1, 0, or NaN where a finding is not known.
     """
     found = []
     for values, p in zip(truth.T, probabilities.T, strict=True):

@@ -96,7 +96,7 @@ def targets_by_class(
     A class without a number gets the default.
 
     Raises:
-        UserError: A number is for another class.
+        UserError: A number is for a class that is not in ``classes``.
 
     >>> targets_by_class({"CVP": 0.95}, ["CVP", "NOR"], 0.9)
     {'CVP': 0.95, 'NOR': 0.9}

@@ -39,9 +39,9 @@ def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: f
 
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2:
-        raise UserError(f"differences of shape {values.shape}; expected those of at least 2 folds")
+        raise UserError(f"differences of shape {values.shape}; expected the differences of at least 2 folds")
     if n_train <= 0 or n_test < 0:
-        raise UserError(f"{n_train} training and {n_test} test images; expected some to train on")
+        raise UserError(f"{n_train} training and {n_test} test images; expected at least 1 training and 0 test images")
     k, mean = len(values), float(values.mean())
     error = float(np.sqrt((1 / k + n_test / n_train) * values.var(ddof=1)))
     half = float(stats.t.ppf(0.975, k - 1)) * error

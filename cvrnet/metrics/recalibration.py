@@ -41,14 +41,16 @@ class Recalibration:
         scale: Any = values.get("scale")
         bias: Any = values.get("bias")
         if {*values} != {"scale", "bias"} or not isinstance(bias, list | tuple) or len(bias) != len(classes):
-            raise ValueError("its calibration has another form")
+            raise ValueError("its calibration has an unexpected form")
         if not all(type(v) in (int, float) and abs(v) <= MAX_BIAS for v in (scale, *bias)) or not scale > 0:
             raise ValueError("its calibration has impossible numbers")
         return cls(float(scale), tuple(map(float, bias)))
 
 
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
-    """Return the classes whose bias can be fitted: at least `MIN_PATIENTS` patients have the class, and so many do not.
+    """Return the indices of the classes whose bias can be fitted.
+
+    At least `MIN_PATIENTS` patients have images of such a class, and at least as many have images of other classes.
 
     >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
     [0, 1]

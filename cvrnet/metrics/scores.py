@@ -85,11 +85,11 @@ def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> NDArray[np.
 def confusion_scores(
     tp: NDArray[Any], support: NDArray[Any], predicted: NDArray[Any], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the scores that depend only on each class's true positives, images and predictions: arrays (...).
+    """Return the scores that depend only on each class's numbers of true positives, images and predictions.
 
     ``tp``, ``support`` and ``predicted`` are the diagonal, the row sums and the column sums of confusion matrices:
-    counts or weights of shape (..., C). Undefined scores are NaN. `classification_scores` and the bootstrap both use
-    this function.
+    counts or weights of shape (..., C). The scores are arrays of shape (...), NaN where undefined.
+    `classification_scores` and the bootstrap both use this function.
     """
     total = support.sum(-1, keepdims=True)
     tn = total - support - predicted + tp

@@ -81,7 +81,8 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
 class TrainConfig:
     """Every setting of training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2)."""
 
-    model: str = "cvrnet"  #: name of any timm classifier; or ``local-dir:RUN`` to start from a trained model
+    #: Name of any timm classifier; or ``local-dir:RUN`` or ``hf-hub:user/repo`` to start from a trained model.
+    model: str = "cvrnet"
     #: Encoders of a CVR-Net: names of timm, ``hf-hub:user/repo`` or ``local-dir:FOLDER``; empty: the model's own pair.
     encoders: tuple[str, ...] = ()
     encoder_weights: tuple[str, ...] = ()  #: files of encoders' weights: ``NAME=FILE``, or ``FILE`` for one encoder
@@ -99,7 +100,7 @@ class TrainConfig:
     #: ``""``: whole images.
     lungs: str = ""
     lungs_margin: float = 0.05  #: margin around the lungs on every side, as a share of the image's longer side
-    segmenter: str = ""  #: folder of ``cvrnet lungs``; its segmenter finds the lungs of images without a mask
+    segmenter: str = ""  #: output folder of ``cvrnet lungs``; its segmenter finds the lungs of images without a mask
     batch_size: int = 8  #: images per optimiser step, over all processes and accumulation steps together
     grad_accum: int = 1  #: to save memory, each process splits its share of a batch into this many parts
     epochs: int = 200  #: largest number of epochs
@@ -122,7 +123,7 @@ class TrainConfig:
     findings: tuple[str, ...] = ()
     uncertain: str = "ignore"  #: meaning of the cell -1 of a finding: ``ignore``, ``positive`` or ``negative``
     #: With ``class_weights``, a finding's loss on images that have the finding is multiplied by (images without it) /
-    #: (images with it), but at most by this number.
+    #: (images with it), at least by 1 and at most by this number.
     max_pos_weight: float = 10.0
     unit: str = "image"  #: what has a label: an ``image``, or the bag of images of a ``study`` or ``patient``
     pooling: str = "attention"  #: how the images of a bag are combined: ``attention``, ``mean`` or ``max``

@@ -30,7 +30,7 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
     Args:
         train: inputs of the heads for N training images: a tensor (N, C_i) for each head.
         validation: inputs of the heads for validation images, from other patients.
-        weight_bytes: size of the model's weights; the novelty head takes at most a twentieth of it.
+        weight_bytes: size of the model's weights in bytes; the novelty head takes at most a twentieth of it.
 
     Returns:
         The novelty head; None if there are too few images, or if the vectors hardly vary, as is possible for an
@@ -58,7 +58,7 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
 def fit_sides(
     head: NoveltyHead, train: Tensor, mirrored: Tensor, validation: Tensor, inputs: list[Tensor]
 ) -> NoveltyHead:
-    """Add the detection of mirrored images to a head of `fit_novelty`: a ridge regression on the sides of the maps.
+    """Add the detection of mirrored images to a novelty head: a ridge regression on the maps' left-right differences.
 
     The regression is shifted so that the median of its values for the validation images is 0. Let d be the distance
     that the share ``FALSE_ALARMS - SIDE_ALARMS`` of the validation images exceeds. The regression is scaled so that its
@@ -66,10 +66,10 @@ def fit_sides(
     recognises at most the share `LEAST_TOLD` of the validation images as not mirrored, as with symmetrical objects.
 
     Args:
-        head: the novelty head.
-        train: sides of training images, (N, 2 D), from `cvrnet.heads.novelty.join_sides`.
-        mirrored: sides of some training images after mirroring.
-        validation: sides of validation images.
+        head: the result of `fit_novelty`.
+        train: left-right differences of training images, (N, 2 D), from `cvrnet.heads.novelty.join_sides`.
+        mirrored: left-right differences of some training images after mirroring.
+        validation: left-right differences of validation images.
         inputs: the heads' inputs for these validation images.
 
     Returns:

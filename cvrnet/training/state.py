@@ -37,7 +37,7 @@ def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
 
 
 def restore_state(path: Path, parts: dict[str, Any]) -> State:
-    """Load each part's ``state_dict`` from a file of `save_state`; return its State, or a new State without a file.
+    """Load each part's ``state_dict`` from a file of `save_state`; return its State, or a new one if there is no file.
 
     Raises:
         UserError: The file is damaged.

@@ -178,7 +178,7 @@ def test_hostile_limits_are_one_line(copy, key, value):
     else:
         config["decisions"][key] = value
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"ha(ve|s) another form|have impossible values|has impossible values"):
+    with pytest.raises(UserError, match=r"ha(ve|s) an unexpected form|have impossible values|has impossible values"):
         Predictor.from_pretrained(copy)
 
 
@@ -192,7 +192,7 @@ def test_onnx_carries_them(run, tmp_path):
     proto = onnx.load(tmp_path / "model.onnx")
     onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | {"decisions": "[1]"})
     onnx.save(proto, tmp_path / "hostile.onnx")
-    with pytest.raises(UserError, match="its decisions have another form"):
+    with pytest.raises(UserError, match="its decisions have an unexpected form"):
         Predictor.from_pretrained(tmp_path / "hostile.onnx")
 
 
