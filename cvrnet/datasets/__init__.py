@@ -165,4 +165,4 @@ def _shared_patients(rows: Sequence[Row]) -> list[str]:
     shared = [patient for patient, of in splits.items() if len(of) > 1]
     if not shared:
         return []
-    return [f"{len(shared):,} patients are in two splits, which training refuses: {', '.join(shared[:SHOWN])}"]
+    return [f"patients in two splits, which training refuses: {len(shared):,} ({', '.join(shared[:SHOWN])})"]

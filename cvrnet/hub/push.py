@@ -61,7 +61,7 @@ def push_folds(
     Files that this package does not write stay. Text that people wrote in the card stays, too (see `cvrnet.hub.merge`).
 
     Args:
-        run: The folder of a cross-validation, a single training run or a converted checkpoint.
+        run: The folder of a cross-validation, a single or calibrated training run, or a converted checkpoint.
         repo: ``user/repo``; created if missing, private unless `public`.
         folds: Numbers of the folds to push; all if empty. Other folds of this run in the repository stay.
         public: Make the repository public.

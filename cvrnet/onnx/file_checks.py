@@ -83,7 +83,7 @@ def read_metadata(path: str | Path) -> Metadata:
 def _quantiles(value: Any) -> list[NDArray[np.float64]]:
     """Return the quantiles of each fold's distances; ValueError if the value cannot be quantiles."""
     if not isinstance(value, list) or not all(isinstance(v, list) and 2 <= len(v) <= 10_000 for v in value):
-        raise ValueError("its quantiles have another form")
+        raise ValueError("its quantiles have an unexpected form")
     found = [np.array(v, np.float64) for v in value]
     if not all(v.ndim == 1 and np.isfinite(v).all() and (np.diff(v) >= 0).all() for v in found):
         raise ValueError("its quantiles are not in ascending order, or not finite")

@@ -262,7 +262,7 @@ def test_patients_on_both_sides_are_told(tmp_path):
     (tmp_path / "set" / "train_val_list.txt").write_text("00000001_000.png\n")
     (tmp_path / "set" / "test_list.txt").write_text("00000001_001.png\n")
     result = import_data_set("nih", tmp_path / "set", tmp_path / "m.csv")
-    assert "1 patients are in two splits, which training refuses: 1" in result.notes
+    assert "patients in two splits, which training refuses: 1 (1)" in result.notes
 
 
 def test_a_table_cannot_name_a_file_outside(tmp_path):
