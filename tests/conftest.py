@@ -236,10 +236,6 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return Cli(capsys, monkeypatch)
 
 
-_ACCELERATE = "-m accelerate.commands.launch --multi_gpu --main_process_port 0 --num_processes 2 -m cvrnet"
-LAUNCH = [sys.executable, *_ACCELERATE.split()]
-"""The command line in two processes."""
-
 PLAIN: dict[str, Any] = {"audit": False, "maps": False}
 """A job's arguments for a report without audit and maps, which take longer than a tiny training."""
 
