@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.figures import draw_nothing, real_figures
 from tests.support.hub import LocalHub
@@ -48,6 +49,10 @@ os.environ |= {
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
     "NO_PROXY": "127.0.0.1,localhost",
 }
+
+# Enough to find a fault in a few runs; --hypothesis-profile=default draws more examples.
+settings.register_profile("quick", max_examples=40)
+settings.load_profile("quick")
 
 LONGEST = [
     "training",
@@ -178,6 +183,16 @@ def _cheap_audits() -> Iterator[None]:
             from tests.support.measurements import describe_once
 
             describe_once(patch)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_probes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where no test looks at an audit's scores, its probes are smaller: they train hundreds of forests."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "audit" not in request.path.parts and "cvrnet.audit.probes" in sys.modules:
+            patch.setattr("cvrnet.audit.probes.TREES", 5)
+            patch.setattr("cvrnet.audit.probes.PERMUTATIONS", 1)
         yield
 
 
