@@ -1,11 +1,14 @@
 """The site, built by `make docs`: Markdown pages, the API from docstrings, the command line from the program."""
 
+import gc
 import importlib.metadata
 from importlib.util import find_spec
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+
+gc.disable()  # a quarter of the time of a build, which ends soon, goes to looking for garbage
 
 project = "cvrnet"
 author = "the cvrnet authors"

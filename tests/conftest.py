@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.figures import draw_nothing, real_figures
 from tests.support.hub import LocalHub
@@ -48,6 +49,10 @@ os.environ |= {
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
     "NO_PROXY": "127.0.0.1,localhost",
 }
+
+# Enough to find a fault in a few runs; --hypothesis-profile=default draws more examples.
+settings.register_profile("quick", max_examples=40)
+settings.load_profile("quick")
 
 LONGEST = [
     "training",
@@ -181,6 +186,16 @@ def _cheap_audits() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_probes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where no test looks at an audit's scores, its probes are smaller: they train hundreds of forests."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "audit" not in request.path.parts and "cvrnet.audit.probes" in sys.modules:
+            patch.setattr("cvrnet.audit.probes.TREES", 5)
+            patch.setattr("cvrnet.audit.probes.PERMUTATIONS", 1)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _cheap_clients() -> Iterator[None]:
     """Every client of the Hub would read all certificates of the system again, although the local Hub has none."""
@@ -235,10 +250,6 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """The command line: ``status, out, err = cli("predict", run, image)``."""
     return Cli(capsys, monkeypatch)
 
-
-_ACCELERATE = "-m accelerate.commands.launch --multi_gpu --main_process_port 0 --num_processes 2 -m cvrnet"
-LAUNCH = [sys.executable, *_ACCELERATE.split()]
-"""The command line in two processes."""
 
 PLAIN: dict[str, Any] = {"audit": False, "maps": False}
 """A job's arguments for a report without audit and maps, which take longer than a tiny training."""

@@ -18,7 +18,7 @@ MAX_PARAMETERS = "CVRNET_MAX_PARAMETERS"
 _PARAMETERS = 2_000_000_000
 _PARTS = 30_000  # modules, parameters and buffers together; no timm model has a quarter as many
 _CALLS = 200_000  # calls of PyTorch's functions; maxvit_xlarge takes 33,000, and maxvit_tiny for 2048 x 2048 184,000
-_INITIAL_VALUES = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
+_INITIAL_VALUES = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.init.normal_, nn.init.uniform_}
 
 
 class TooLarge(ValueError):  # noqa: N818
@@ -43,9 +43,12 @@ class _LimitedCalls(TorchFunctionMode):
         self._left -= 1
         if self._left < 0:
             raise TooLarge(f"making the network takes more than {_CALLS:,} calls of PyTorch's functions")
-        if func in _INITIAL_VALUES and args and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _INITIAL_VALUES:
+            tensor: Any = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 @contextmanager

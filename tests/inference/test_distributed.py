@@ -1,7 +1,8 @@
 """Several processes share the files of a prediction: one ordered result, as one process writes it."""
 
-import os
+import json
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from cvrnet.errors import UserError
 from cvrnet.inference import Prediction
-from tests.conftest import LAUNCH
+from tests.support.pairs import PLACE, run_pair
 
 pytest.importorskip("accelerate")
 from cvrnet.inference import distributed as sharing
@@ -24,17 +25,10 @@ def test_two_processes_write_one_ordered_result(run, phantoms, tmp_path, cli):
     paths.insert(5, bad)
     options = ["--device", "cpu", "--amp", "fp32", "--batch-size", "1", "--heads", "--uncertainty"]
     arguments = ["predict", str(run), *map(str, paths), *options]
-    done = subprocess.run(
-        [*LAUNCH, *arguments, "-o", str(tmp_path / "two.csv")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr  # as of one process: an image could not be read
-    assert done.stderr.count("bad.png: the file is empty") == 1
-    assert "Error: 1 of 22 images could not be read" in done.stderr
+    # Only the main process tells, as one process would, that an image could not be read.
+    _, err = run_pair(tmp_path / "log", [*arguments, "-o", tmp_path / "two.csv"], expected=(1, 0))
+    assert err.count("bad.png: the file is empty") == 1
+    assert "Error: 1 of 22 images could not be read" in err
     status, _, _ = cli(*arguments, "-o", tmp_path / "one.csv")
     assert status == 1
     one, two = (numbers(tmp_path / name) for name in ("one.csv", "two.csv"))
@@ -42,6 +36,22 @@ def test_two_processes_write_one_ordered_result(run, phantoms, tmp_path, cli):
     for ours, alone in zip(two, one, strict=True):
         assert ours[1] == alone[1]
         assert ours[2:] == pytest.approx(alone[2:], abs=1e-6, nan_ok=True)
+
+
+def test_the_launcher_tells_its_processes_what_a_pair_is_told(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, os\n"
+        f"with open(os.path.join({str(tmp_path)!r}, os.environ['RANK']), 'w') as file:\n"
+        "    json.dump(dict(os.environ), file)\n"
+    )
+    launch = "-m accelerate.commands.launch --multi_gpu --main_process_port 0 --num_processes 2"
+    subprocess.run([sys.executable, *launch.split(), str(program)], check=True, capture_output=True, timeout=500)
+    for rank in ("0", "1"):
+        told = json.loads((tmp_path / rank).read_text())
+        expected = PLACE | {"RANK": rank, "LOCAL_RANK": rank}
+        assert expected == {name: told[name] for name in expected}
+        assert int(told["MASTER_PORT"]) > 0
 
 
 def numbers(path):

@@ -8,6 +8,7 @@ compared with the program.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import runpy
 import shlex
@@ -363,7 +364,7 @@ def furnish(folder: Path) -> Path:
 
 def move_in(template: Path, folder: Path, page: Path) -> None:
     """Copy the folder, and add the further files that this page names."""
-    shutil.copytree(template, folder, dirs_exist_ok=True)
+    shutil.copytree(template, folder, dirs_exist_ok=True, copy_function=_copy)
     text = page.read_text(encoding="utf-8")
     if re.search(r"soup run\b|run/fold-|\brun\b[^\n`]* --folds? ", text):  # here run is a cross-validation
         shutil.rmtree(folder / "run")
@@ -378,6 +379,11 @@ def move_in(template: Path, folder: Path, page: Path) -> None:
         _write_keras(folder / file)
         for image in sorted((folder / "images").rglob("*.png"))[3:]:  # a network of full size reads the others
             image.unlink()
+
+
+def _copy(source: str, target: str) -> None:
+    """Link images and weights, because no command changes such a file in place; copy everything else."""
+    (os.link if source.endswith((".png", ".safetensors")) else shutil.copy2)(source, target)
 
 
 def _class_folders(folder: Path, images: int, seed: int) -> None:

@@ -538,19 +538,26 @@ def started(monkeypatch):
     return processes
 
 
+@pytest.fixture(scope="module")
+def alone(phantoms, tmp_path_factory):
+    """The weights of a training without workers."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    train(phantoms, folder, replace(CONFIG, epochs=2), **PLAIN)
+    return load_file(folder / "model.safetensors")
+
+
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_loading_processes_start_once(phantoms, tmp_path, started, method):
+def test_loading_processes_start_once(phantoms, alone, tmp_path, started, method):
     """One start for each worker, however many epochs; none is left; the weights are those without workers."""
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(method, force=True)
     try:
-        train(phantoms, tmp_path / "workers", replace(CONFIG, epochs=3, num_workers=1), **PLAIN)
+        train(phantoms, tmp_path / "workers", replace(CONFIG, epochs=2, num_workers=1), **PLAIN)
     finally:
         multiprocessing.set_start_method(before, force=True)
     assert [process.is_alive() for process in started] == [False]
-    train(phantoms, tmp_path / "alone", replace(CONFIG, epochs=3), **PLAIN)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("workers", "alone"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    weights = load_file(tmp_path / "workers" / "model.safetensors")
+    assert all(torch.equal(weights[name], alone[name]) for name in alone)
 
 
 def test_loading_processes_end_with_an_interrupted_training(phantoms, tmp_path, started):

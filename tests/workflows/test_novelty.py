@@ -78,16 +78,6 @@ def test_every_door_gives_the_same(gated, strange, cli, tmp_path):
     assert "marks images that are unlike the training images" in staged.card.decode()
 
 
-def test_an_onnx_file_marks_the_same(gated, strange, tmp_path):
-    pytest.importorskip("onnxruntime")
-    from cvrnet.onnx import export_onnx
-
-    export_onnx(gated, tmp_path / "model.onnx")
-    paths = [*sorted(strange.iterdir()), *sorted((gated.parent / "data" / "images").rglob("*.png"))[:20]]
-    expected, found = (Predictor.from_pretrained(m, "cpu", "fp32")(paths) for m in (gated, tmp_path / "model.onnx"))
-    np.testing.assert_allclose([p.unlike_training for p in found], [p.unlike_training for p in expected], atol=0.02)
-
-
 def _with_a_side(folder, n, seed):
     """Phantoms with a bright square at the left edge of each."""
     data = write_phantoms(folder, n, size=64, seed=seed)
