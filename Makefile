@@ -10,7 +10,7 @@ HOURS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart gpu test test-fast lint types docs tests timm-tests timm-tests-of-two campaigns package
+.PHONY: help setup quickstart gpu test test-fast lint types docs tests bytecode timm-tests timm-tests-of-two campaigns package
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,7 +27,7 @@ quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder 
 	$(BIN)/cvrnet quickstart $(DATA) --output quickstart --overwrite
 
 test: setup  ## Everything that continuous integration runs (a test builds the documentation, strictly)
-	$(MAKE) --jobs 2 lint types timm-tests-of-two
+	$(MAKE) --jobs 2 types bytecode lint timm-tests-of-two
 	$(MAKE) tests
 
 test-fast: lint types  ## Style, types and the unit tests: an answer in under two minutes
@@ -46,6 +46,9 @@ docs: setup  ## The documentation as a site, strictly: docs/_build/html/index.ht
 
 tests: setup  ## Our tests
 	$(PYTEST)
+
+bytecode: setup  # beside the type checker; otherwise, every worker compiles all modules that the tests import
+	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected
 
 timm-tests-of-two: setup  # beside the type checker, which uses one processor
 	scripts/timm-tests cvrnet cvrnet_tiny

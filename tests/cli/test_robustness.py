@@ -123,7 +123,7 @@ def campaigns() -> list[dict[str, object]]:
     """What short campaigns in one process of its own count; it ends with status 1 if anything went wrong."""
     fuzz = ["fuzz", "--images", "30", "--manifests", "2", "--model-files", "7"]
     interrupts = ["interrupts", "--moments", "2", "--kills", "0", "--commands", "phantoms,train"]
-    disks = ["disks", "--sizes", "2", "--commands", "train,predict"]
+    disks = ["disks", "--sizes", "3", "--commands", "train,predict"]
     command = [sys.executable, "-m", "tests.support.campaigns"]
     environment = {k: v for k, v in os.environ.items() if k != "CVRNET_CACHE"} | {"OMP_NUM_THREADS": "1"}
     if namespaces():

@@ -462,3 +462,22 @@ def test_calibration_reads_every_image_once():
         read.append(batch["pixels"])
     assert [len(part) for part in read] == [TOGETHER, TOGETHER, 1]
     np.testing.assert_array_equal(np.concatenate(read), np.stack(images))
+
+
+def test_what_only_the_distances_need_stays_in_float32():
+    from cvrnet.onnx.quantize import _float_nodes
+
+    graph = onnx.parser.parse_graph("""
+        g (float[N,3,4,4] pixels, float[4,3,1,1] w1, float[4,4,1,1] w2, float[4,2] w3, float[4] sides)
+        => (float[N,2] logits, float[N] distances) {
+            first = Conv(pixels, w1)
+            second = Conv(first, w2)
+            pooled = GlobalAveragePool(second)
+            vectors = Flatten(pooled)
+            logits = Gemm(vectors, w3)
+            differences = MatMul(vectors, sides)
+            distances = Abs(differences)
+        }""")
+    for node in graph.node:
+        node.name = node.output[0]
+    assert set(_float_nodes(graph, [])) == {"first", "logits", "differences", "distances"}
