@@ -201,7 +201,14 @@ def misled(planted, tmp_path_factory) -> Path:
 
     still = {"rotation_p": 0.0, "shift_p": 0.0, "hflip_p": 0.0, "vflip_p": 0.0}
     config = TrainConfig(
-        model="cvrnet_tiny", pretrained=False, img_size=64, epochs=8, lr=2e-3, val_fraction=0.4, amp="fp32", **still
+        encoders=("test_resnet",),
+        pretrained=False,
+        img_size=64,
+        epochs=8,
+        lr=2e-3,
+        val_fraction=0.4,
+        amp="fp32",
+        **still,
     )
     folder = tmp_path_factory.mktemp("misled") / "run"
     train(planted, folder, config, **PLAIN)
