@@ -83,7 +83,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Return what happened and what to do about it, from the most informative error among an error and its causes."""
+    """Return what happened and what to do about it; the error itself and its causes are searched for the best text."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:

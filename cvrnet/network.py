@@ -426,9 +426,8 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
     """Build a variant with timm's builder.
 
     With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
-    repository), otherwise the encoders' own weights. It never loads both, so a trained checkpoint loads without a
-    download of the encoders' weights. For this reason, the encoders of a trained model cannot be repositories or
-    folders.
+    repository), otherwise the encoders' own weights. A trained checkpoint holds the encoders' weights, so it loads
+    without a download. Its config is not trusted, so it may not name repositories or folders as encoders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.

@@ -102,7 +102,7 @@ def read_outcome_audited(
 
     Raises:
         DataError: No image is left.
-        UserError: The data set has no such column (see `cvrnet.data.outcomes.read_course`).
+        UserError: The data set has no outcome column, or it cannot be used (see `cvrnet.data.outcomes.read_course`).
     """
     records, problems = scan_records(data, say=say, labelled=False, allow_shared_patients=True)
     if not records:

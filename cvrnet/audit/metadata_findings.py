@@ -85,7 +85,7 @@ def label_table(
 
 
 def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[Finding]:
-    """Return a finding if nearly all images of a class are of one source; ``images`` has its images, (sources,)."""
+    """Return a finding if nearly all images of a class are of one source; ``images`` (sources,) counts its images."""
     share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[int(images.argmax())]
     if share < MOSTLY:
         return []

@@ -36,7 +36,7 @@ def wrong_label_findings(measured: Measurements, features: np.ndarray | str, see
     """Find the images whose label is probably wrong, or say why labels were not checked.
 
     ``features`` is the result of `image_features`, (n, 2, d). Each source is checked by itself: over several sources, a
-    model learns which source a label comes from, and would doubt every label that is rare in its source.
+    model would predict the label from the source, and doubt every label that is rare in its source.
     """
     if isinstance(features, str):
         return [Finding(CODE, "note", f"Labels were not checked: {features}.")]

@@ -51,7 +51,8 @@ def class_names(records: Iterable[Record], classes: Sequence[str] | None = None)
     if len(set(names)) < len(names):
         raise UserError(f"classes {', '.join(names)}: each must be given once")
     if unknown := [name for name in found if name not in names]:
-        raise UserError(f"labels not among the classes {', '.join(names)}: {', '.join(unknown)}")
+        todo = "name every class, or correct the labels"
+        raise UserError(f"labels not among the classes {', '.join(names)}: {', '.join(unknown)}; {todo}")
     if missing := [name for name in names if name not in found]:
         raise UserError(f"classes without an image: {', '.join(missing)}; the images have {', '.join(found) or 'none'}")
     if len(names) < 2:

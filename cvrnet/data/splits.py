@@ -121,7 +121,7 @@ def refuse_missing_classes(records: Sequence[Record], classes: Sequence[str]) ->
 
 
 def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findings: Sequence[str] = ()) -> list[int]:
-    """Return the fold, 1 to `n_folds`, of each image: v1's cross-validation (v1 Fig. 3), but split by patient.
+    """Return the fold, 1 to `n_folds`, of each image: the first paper's cross-validation (Fig. 3), by patient.
 
     All images of a patient are in one fold; an image without a patient id counts as a separate patient. Labels and
     sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). If

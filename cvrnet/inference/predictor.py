@@ -107,7 +107,7 @@ class Predictor:
             self.preprocessing.finder.use_masks(records)
 
     def whole_pictures(self) -> dict[Path, str]:
-        """Return each picture that was used whole -> the reason, if the model sees only the lungs; otherwise {}."""
+        """For a model that sees only the lungs, return why pictures were used whole: picture -> reason; else {}."""
         return {} if self.preprocessing.finder is None else dict(self.preprocessing.finder.whole)
 
     @property

@@ -25,7 +25,7 @@ from cvrnet.inference.prefetch import Image, read_ahead
 
 @dataclass(frozen=True)
 class StudyPrediction:
-    """The prediction for one bag."""
+    """The prediction for one bag (a study or a patient)."""
 
     study: Study  #: the bag, with the pictures that could be read
     prediction: Prediction  #: the prediction; its ``path`` is the bag's name

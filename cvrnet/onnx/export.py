@@ -91,6 +91,8 @@ def export_onnx(
     refuse_lungs(folders[0], "an exported file would lack the network that finds the lungs")
     network = load_network(folders, img_size)
     network.preprocessing = dataclasses.replace(network.preprocessing, any_body_part=any_body_part)
+    if int8:
+        network.novelty = nn.ModuleList()  # quantisation would change the distances, so the quantiles would not hold
     origin = _provenance(folders, _find_run(folders[0]))
     pixels, checked_on = check_pixels(
         network.preprocessing, check_images or calibration, None if is_reference(model) else training_data(folders[0])
@@ -109,7 +111,6 @@ def export_onnx(
         )
         count = quantize(exact, target, chosen, network)
         quantized = onnx.load(target)
-        network.novelty = nn.ModuleList()  # quantisation changes the distances: the quantiles are not valid
         describe(quantized, network, origin)
         onnx.save(quantized, target)
         agreement = compare(exact, target, others, network, progress)

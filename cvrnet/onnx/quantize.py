@@ -20,7 +20,7 @@ from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.findings import finding_rankings
 from cvrnet.onnx.check_images import readable_images
 from cvrnet.onnx.graph import PixelNetwork
-from cvrnet.onnx.names import INPUT, LOGITS
+from cvrnet.onnx.names import INPUT
 from cvrnet.onnx.session import load_onnx
 from cvrnet.task import probabilities
 
@@ -73,19 +73,14 @@ def _float_nodes(graph: onnx.GraphProto, parts: Sequence[str]) -> list[str]:
     """Return the names of the nodes that stay in float32, because rounding in them would change predictions most.
 
     These are the first convolutions and all nodes before them, the convolutions of `parts`, and the heads: all nodes
-    from the first dense layer (Gemm) on. Nodes that only the distances need stay in float32, too.
+    from the first dense layer (Gemm) on.
     """
-    for_logits = {LOGITS}  # names of tensors
-    for node in reversed(graph.node):
-        if not for_logits.isdisjoint(node.output):
-            for_logits.update(node.input)
     weights = tuple(f"{part}." for part in parts)
     after_first_layer: set[str] = set()  # names of tensors
     in_heads: set[str] = set()
     names = []
     for node in graph.node:  # in topological order
-        exact_part = node.op_type == "Conv" and node.input[1].startswith(weights)
-        if after_first_layer.isdisjoint(node.input) or exact_part or for_logits.isdisjoint(node.output):
+        if after_first_layer.isdisjoint(node.input) or (node.op_type == "Conv" and node.input[1].startswith(weights)):
             names.append(node.name)
         if node.op_type in ("Conv", "MatMul") or not after_first_layer.isdisjoint(node.input):
             after_first_layer.update(node.output)

@@ -129,7 +129,10 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
 def _write(folder: Path, run: Mapping[str, Any], rows: Sequence[Row], evaluations: Sequence[Mapping[str, Any]]) -> None:
     """Write the table, its figure and the page."""
     if not rows:
-        raise DataError(["no image could be read by all models, or no class or finding can be compared"], run["data"])
+        raise DataError(
+            ["no image could be read by all models, or no class or finding has images both with and without it"],
+            run["data"],
+        )
     write_sheet(folder / TABLES / "paired.csv", rows)
     figure = folder / FIGURES / "paired.png"
     save_figure(plot_paired(rows), figure)

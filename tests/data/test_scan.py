@@ -273,7 +273,7 @@ def test_class_names():
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        ("AB", ["A"], "labels not among the classes A: B"),
+        ("AB", ["A"], "labels not among the classes A: B; name every class, or correct the labels"),
         ("AB", ["A", "B", "C"], "classes without an image: C; the images have A, B"),
         ("AB", ["A", "B", "A"], "classes A, B, A: each must be given once"),
         ("A", None, "only one class (A): at least 2 are needed"),

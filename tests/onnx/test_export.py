@@ -23,8 +23,10 @@ from PIL import Image
 
 from cvrnet.devices import has_bf16
 from cvrnet.errors import UserError
+from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from cvrnet.runs.novelty import save_novelty
 from tests.support.folds import CLASSES, reweighted, write_folds
 from tests.support.networks import enliven, small
 from tests.support.traces import digest_of
@@ -242,10 +244,13 @@ def test_a_file_that_differs_is_not_written(plain, tmp_path, monkeypatch):
 
 
 def test_int8(folds, phantoms, tmp_path, images, cli):
-    """The figures that are reported are those of the file."""
-    file = tmp_path / "int8.onnx"
+    """The figures that are reported are those of the file, which has no distances, because rounding changes them."""
+    file, run = tmp_path / "int8.onnx", shutil.copytree(folds, tmp_path / "run")
+    width = sum(load_checkpoint(run / "fold-1").widths)
+    head = NoveltyHead(torch.zeros(width), torch.eye(3, width), torch.ones(3), torch.tensor(0.5), torch.arange(9.0))
+    save_novelty(run / "fold-1", head)
     report = export_onnx(
-        *(folds, file),
+        *(run, file),
         folds=[1],
         int8=True,
         calibration=phantoms,
@@ -260,6 +265,7 @@ def test_int8(folds, phantoms, tmp_path, images, cli):
     assert proto.ir_version == 8
     assert {node.domain for node in proto.graph.node} <= {"", "ai.onnx"}
     graph = proto.graph
+    assert [output.name for output in graph.output] == ["logits", "head_logits"]
     made = {node.output[0]: node for node in graph.node}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     floats = {node.input[1].removeprefix("models.0.") for node in convolutions if node.input[1] not in made}
@@ -462,22 +468,3 @@ def test_calibration_reads_every_image_once():
         read.append(batch["pixels"])
     assert [len(part) for part in read] == [TOGETHER, TOGETHER, 1]
     np.testing.assert_array_equal(np.concatenate(read), np.stack(images))
-
-
-def test_what_only_the_distances_need_stays_in_float32():
-    from cvrnet.onnx.quantize import _float_nodes
-
-    graph = onnx.parser.parse_graph("""
-        g (float[N,3,4,4] pixels, float[4,3,1,1] w1, float[4,4,1,1] w2, float[4,2] w3, float[4] sides)
-        => (float[N,2] logits, float[N] distances) {
-            first = Conv(pixels, w1)
-            second = Conv(first, w2)
-            pooled = GlobalAveragePool(second)
-            vectors = Flatten(pooled)
-            logits = Gemm(vectors, w3)
-            differences = MatMul(vectors, sides)
-            distances = Abs(differences)
-        }""")
-    for node in graph.node:
-        node.name = node.output[0]
-    assert set(_float_nodes(graph, [])) == {"first", "logits", "differences", "distances"}
