@@ -1,4 +1,4 @@
-"""Make findings about shortcuts from the scores of the probes."""
+"""Report shortcuts in a data set: what the scores of the probes (simple classifiers) show."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth
 
 
 def known_findings(records: Sequence[Record]) -> Truth:
-    """Return the truth of images that `label_findings` has returned, (N, C)."""
+    """Return for images from `label_findings` whether each has each finding, (N, C): 1, 0, or NaN if not known."""
     return np.array([record.findings for record in records], dtype=np.float64)
 
 

@@ -144,7 +144,9 @@ def _channels(cfg: dict[str, Any], key: str, channels: int) -> tuple[float, ...]
         or len(values) not in (1, 3, channels)
         or not all(type(v) in (int, float) and least <= v <= LARGEST for v in values)
     ):
-        raise ValueError(f"{CONFIG} has {key}={values!r:.80}; expected a number for each channel")
+        raise ValueError(
+            f"{CONFIG} has {key}={values!r:.80}; expected a {'' if key == 'mean' else 'positive '}number per channel"
+        )
     return tuple(values)
 
 

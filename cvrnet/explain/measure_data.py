@@ -105,11 +105,11 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
     """Return the means over the images, with 95 % intervals by resampling patients.
 
     Returns:
-        ``localisation``: a row for each part, mask and measure, with these keys:
+        ``localisation``: a row for each part of the network, mask and measure, with these keys:
 
         - ``images``: number of images; ``flat``: number of their maps that are zero or flat, and so have no value
         - ``mean``, ``interval``: the mean of the measure and its interval
-        - ``chance``: the mask's mean share of the image, over the images whose maps have a value
+        - ``chance``: the mean share of an image that the mask covers, over the images whose maps have a value
         - ``random``: the mean for a random network; ``random_flat``: number of its maps without a value
         - ``above_chance``, ``above_random``: intervals of the paired differences from chance and the random network
 

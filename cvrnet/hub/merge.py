@@ -51,11 +51,11 @@ def mark_card(text: str) -> str:
 def merge_file(
     name: str, there: bytes | None, ours: bytes, *, license: str = "", renew: bool = False
 ) -> tuple[bytes, list[str]]:
-    """Merge `ours` with the repository's file `there`; return the file to push and the edited parts that stay.
+    """Merge `ours` with the repository's file `there`; return the file to push, and the names of the edited parts.
 
-    With `renew`, the library's parts are replaced even if somebody edited them. Files and metadata without marks, and
-    files that cannot be read, are then also replaced. `license` is the license that the user chose; if it is "", the
-    license in the existing card stays.
+    With `renew`, the library's parts are replaced even if somebody edited them. Files and metadata without its marks
+    (comments around each part), and files that cannot be read, are then also replaced. `license` is the license that
+    the user chose; if it is "", the license in the existing card stays.
 
     Raises:
         UserError: Without `renew`: the repository's file is not UTF-8, or it is a card whose metadata cannot be read.

@@ -277,12 +277,12 @@ class Predictor:
         """Return the probabilities of every member of the ensemble, not calibrated: (folds, heads, N, classes).
 
         The images are as in `probabilities`. A model without heads counts as one head. With compiled networks, a batch
-        of fewer images than `size` is filled up, because the network would be compiled again for another size. If the
+        of fewer images than `size` is filled up, because the network would be compiled again for another number. If the
         numbers overflow for an image, its probabilities are NaN.
 
         Raises:
-            UserError: The model cannot compute images of this size; or its output is NaN even for a grey image, because
-                its weights, mean or std are not finite.
+            UserError: The model cannot compute images of this height and width; or its output is NaN even for a grey
+                image, because its weights, mean or std are not finite.
         """
         (members,) = compute_members(self.engine, [np.asarray(images, np.uint8)], size)
         return members[0]

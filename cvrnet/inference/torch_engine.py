@@ -70,7 +70,7 @@ class TorchEngine:
         """Compute images, uint8 (N, C, H, W), in the size of the preprocessing.
 
         With compiled networks, a batch of fewer images than `size` is filled up, because the network would be compiled
-        again for another size.
+        again for another number of images.
 
         Returns:
             Logits (folds, heads, N, classes), where a model without heads counts as one head; and distances from the

@@ -104,7 +104,7 @@ class Results:
         return tables
 
     def by_model(self, table: AnyTable) -> Iterator[tuple[Decisions, NDArray[np.bool_]]]:
-        """Yield the decisions of each model, and a mask (N,) of the images in ``table`` that this model predicted."""
+        """Yield each model's `Decisions` (such as thresholds), and a mask (N,) of the images that it predicted."""
         folds = np.array(table.folds)
         for fold, decisions in enumerate(self.decisions, start=1):
             yield decisions, folds == (str(fold) if len(self.decisions) > 1 else "")

@@ -16,7 +16,7 @@ def check_names(names: Any, count: int | None) -> None:
         return
     texts = [*_by_number(names).values()]
     if unsafe := [text for text in texts if printable(text) != text]:
-        raise ValueError(f"has a class name with a character that is not text: {unsafe[0]!r:.80}")
+        raise ValueError(f"has a class name with a control or invalid character: {unsafe[0]!r:.80}")
     if len(set(texts)) < len(texts):
         raise ValueError("gives one name to several classes")
     fits = max(_by_number(names)) < (count or 0) if isinstance(names, dict) else len(texts) == count

@@ -30,8 +30,8 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     """Join the folds of a run: write summary.json, figures/, tables/ and report.html.
 
     summary.json has the scores of each fold, their mean and standard deviation, and the scores of all test predictions
-    together. If some images are independent, it also has the folds' scores on these images, and the drop from the
-    cross-validation to these images.
+    together. If some images are in no fold (``independent``), it also has the folds' scores on these
+    images, and the drop from the cross-validation to these images.
 
     Returns:
         The content of summary.json.
