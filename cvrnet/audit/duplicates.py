@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -19,6 +19,7 @@ from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
 
 CHUNK = 1000  # pairs that are submitted at once, which bounds the memory
+MOST_IMAGES = 100_000  # most images that are searched for near-duplicates: the time grows with the square of the number
 _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source": "source"}
 """Kind of group that copies must not cross -> the attribute of `Record` that names the group."""
 
@@ -49,10 +50,13 @@ def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> l
     """Find pairs whose fine details agree after one image is aligned with the other; leave out exact copies.
 
     Candidates are pairs with many local features in common (`neighbours`); each pair is then aligned and compared
-    (`align`).
+    (`align`). Of more than `MOST_IMAGES` images, this number is drawn at random and searched.
     """
     facts = measured.facts
-    similar = neighbours(measured.large["descriptors"], np.array([f.n_points for f in facts]), seed=seed)
+    images = np.arange(len(facts))
+    if len(facts) > MOST_IMAGES:
+        images = np.sort(np.random.default_rng(seed).choice(images, MOST_IMAGES, replace=False))
+    similar = neighbours(measured.large["descriptors"], np.array([f.n_points for f in facts]), images, seed=seed)
     ordered = {(min(first, second), max(first, second), variant) for first, second, variant in similar}
     candidates = sorted(c for c in ordered if facts[c[0]].pixel_hash != facts[c[1]].pixel_hash)
 
@@ -90,10 +94,12 @@ def clusters(copies: Iterable[Copy], n: int) -> list[list[int]]:
 def duplicate_findings(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Finding]:
     """Return two findings: on exact duplicates, and on near-duplicates."""
     exact, near = exact_copies(measured), near_copies(measured, seed=seed, workers=workers)
-    return [
-        _finding(measured, exact, "exact-duplicates", "an exact copy of another", "exact copies of others"),
-        _finding(measured, near, "near-duplicates", "a near-duplicate of another", "near-duplicates of others"),
-    ]
+    equal = _finding(measured, exact, "exact-duplicates", "an exact copy of another", "exact copies of others")
+    similar = _finding(measured, near, "near-duplicates", "a near-duplicate of another", "near-duplicates of others")
+    if (n := len(measured.facts)) > MOST_IMAGES:
+        searched = f"Only {MOST_IMAGES:,} of the {n:,} images, drawn at random, were compared with one another."
+        similar = replace(similar, sentence=f"{similar.sentence} {searched}")
+    return [equal, similar]
 
 
 def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, many: str) -> Finding:

@@ -48,19 +48,21 @@ def root(descriptors: np.ndarray) -> np.ndarray:
     return np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
 
 
-def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -> Iterator[tuple[int, int, str]]:
+def neighbours(
+    descriptors: np.ndarray, numbers: np.ndarray, images: np.ndarray, *, seed: int = 0
+) -> Iterator[tuple[int, int, str]]:
     """Yield pairs of images that share many features, and the variant of the first image that the second resembles.
 
     The descriptors are uint8 (N, MAX_FEATURES, 128). ``numbers`` (N,) are the numbers of features: of image i, the
-    first ``numbers[i]`` descriptors are used.
+    first ``numbers[i]`` descriptors are used. Each of ``images``, indices (M,), is compared with all others of them.
     """
-    words = _vocabulary(descriptors, numbers, seed)
+    words = _vocabulary(descriptors, numbers, images, seed)
     if words is None:
         return
-    n = len(numbers)
+    n = len(images)
     counts = np.zeros((n, len(words)), np.float32)
-    for i in range(n):
-        counts[i] = _count(root(descriptors[i, : numbers[i]]), words)
+    for row, i in enumerate(images):
+        counts[row] = _count(root(descriptors[i, : numbers[i]]), words)
     rarity = np.log(n / np.maximum((counts > 0).sum(0), 1)).astype(np.float32) + 0.1
     counts *= rarity  # in place: the table is large
     usual = _unit(counts).mean(0)
@@ -68,31 +70,31 @@ def neighbours(descriptors: np.ndarray, numbers: np.ndarray, *, seed: int = 0) -
     _unit(counts)
     for name, order in VARIANTS.items():
         for first in range(0, n, BLOCK):
-            images = np.arange(first, min(first + BLOCK, n))
+            rows = np.arange(first, min(first + BLOCK, n))
             if name == "as it is":
-                queries = counts[images]
+                queries = counts[rows]
             else:
-                rows = [_count(root(descriptors[i, : numbers[i]][:, order]), words) for i in images]
-                queries = _unit(_unit(np.array(rows) * rarity) - usual)
+                of_variant = [_count(root(descriptors[i, : numbers[i]][:, order]), words) for i in images[rows]]
+                queries = _unit(_unit(np.array(of_variant) * rarity) - usual)
             cosine = queries @ counts.T
-            cosine[np.arange(len(images)), images] = -1  # no image is its own neighbour
+            cosine[np.arange(len(rows)), rows] = -1  # no image is its own neighbour
             best = np.argpartition(-cosine, min(MOST, n) - 1, axis=1)[:, :MOST]
             # Mirrored pictures and negatives are rare: with the lower threshold, most matches would be due to chance.
             enough = LEAST if name == "as it is" else 2 * LEAST
             for row, column in np.argwhere(np.take_along_axis(cosine, best, 1) >= enough):
-                yield first + int(row), int(best[row, column]), name
+                yield int(images[first + row]), int(images[best[row, column]]), name
 
 
-def _vocabulary(descriptors: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray | None:
+def _vocabulary(descriptors: np.ndarray, numbers: np.ndarray, images: np.ndarray, seed: int) -> np.ndarray | None:
     """Draw features at random as the words, (words, 128); None if all images together have fewer than 20 features.
 
     Random features work as well as cluster centres here, and need no k-means.
     """
     rng = np.random.default_rng(seed)
-    images = rng.permutation(np.repeat(np.arange(len(numbers)), numbers))[:WORDS]
-    if len(images) < 20:
+    drawn = rng.permutation(np.repeat(images, numbers[images]))[:WORDS]
+    if len(drawn) < 20:
         return None
-    return root(np.array([descriptors[i, rng.integers(numbers[i])] for i in np.sort(images)]))
+    return root(np.array([descriptors[i, rng.integers(numbers[i])] for i in np.sort(drawn)]))
 
 
 def _count(features: np.ndarray, words: np.ndarray) -> np.ndarray:

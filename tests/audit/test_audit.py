@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats.contingency import association
 
 from cvrnet.audit import Finding, audit, read_audited, write_audit
-from cvrnet.audit.duplicates import exact_copies, near_copies
+from cvrnet.audit.duplicates import duplicate_findings, exact_copies, near_copies
 from cvrnet.audit.local_features import VARIANTS, describe
 from cvrnet.audit.measurements import ImageFacts, Measurements, measure, size_vector
 from cvrnet.audit.metadata_findings import cramers_v, patient_findings, source_findings
@@ -149,6 +149,20 @@ def test_made_copies_are_found_and_nothing_else(films, tmp_path):
     family = {"0.png"} | {f"{name}.png" for name in made}
     assert {name for pair in pairs for name in pair} == family
     assert all(pair <= family for pair in pairs)
+
+
+@pytest.mark.parametrize(("most", "seed", "both"), [(14, 0, True), (7, 5, True), (7, 0, False)])
+def test_of_very_many_images_some_are_compared_and_the_finding_says_so(films, tmp_path, monkeypatch, most, seed, both):
+    """The one pair of near-duplicates is found if both of its images are drawn."""
+    pictures = {f"{i}.png": film for i, film in enumerate(films)}
+    pictures |= {"exact.png": films[1], "near.png": copies(films[0])["gamma"]}
+    found = measured(tmp_path, pictures)
+    monkeypatch.setattr("cvrnet.audit.duplicates.MOST_IMAGES", most)
+    exact, similar = duplicate_findings(found, seed=seed)
+    assert set(exact.files) == {"1.png", "exact.png"}
+    assert set(similar.files) == ({"0.png", "near.png"} if both else set())
+    told = "Only 7 of the 14 images, drawn at random, were compared with one another."
+    assert similar.sentence.endswith(told) == (most == 7)
 
 
 def test_a_copy_in_another_file_is_exact(films, tmp_path):
