@@ -95,7 +95,7 @@ def refusal(folder, call=load_checkpoint):
         (lambda config: config.update(num_classes=3.0), "has num_classes=3.0; expected a whole number"),
         (lambda config: config.update(num_classes="3"), "has num_classes='3'; expected a whole number"),
         (lambda config: config.update(label_names=["A", "A", "B"]), "gives one name to several classes"),
-        (lambda config: config.update(label_names=["A", "\x1b[31mB", "C"]), r"not text: '\x1b[31mB'"),
+        (lambda config: config.update(label_names=["A", "\x1b[31mB", "C"]), r"invalid character: '\x1b[31mB'"),
         (lambda config: config.update(label_names=[1, 2, 3]), "has label_names=[1, 2, 3]; expected texts"),
         (lambda config: config.update(label_names={"zero": "A"}), "has label_names={'zero': 'A'}; expected texts"),
         (lambda config: config.update(label_names={"0": "A", "3": "B"}), "names other classes than the model has"),
