@@ -48,7 +48,7 @@ tests: setup  ## Our tests
 	$(PYTEST)
 
 bytecode: setup  # beside the type checker; otherwise, every worker compiles all modules that the tests import
-	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected
+	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected || { cat .venv/collected; exit 1; }
 
 timm-tests-of-two: setup  # beside the type checker, which uses one processor
 	scripts/timm-tests cvrnet cvrnet_tiny

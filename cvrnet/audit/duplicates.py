@@ -53,9 +53,8 @@ def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> l
     (`align`). Of more than `MOST_IMAGES` images, this number is drawn at random and searched.
     """
     facts = measured.facts
-    images = np.arange(len(facts))
-    if len(facts) > MOST_IMAGES:
-        images = np.sort(np.random.default_rng(seed).choice(images, MOST_IMAGES, replace=False))
+    n = len(facts)
+    images = np.sort(np.random.default_rng(seed).choice(n, min(n, MOST_IMAGES), replace=False))
     similar = neighbours(measured.large["descriptors"], np.array([f.n_points for f in facts]), images, seed=seed)
     ordered = {(min(first, second), max(first, second), variant) for first, second, variant in similar}
     candidates = sorted(c for c in ordered if facts[c[0]].pixel_hash != facts[c[1]].pixel_hash)

@@ -132,6 +132,7 @@ def test_mirrored_images_are_marked_everywhere(sided, tmp_path):
     export_onnx(sided, tmp_path / "model.onnx")
     found = Predictor.from_pretrained(tmp_path / "model.onnx", "cpu", "fp32")(paths)
     np.testing.assert_allclose([p.distances for p in found], [p.distances for p in mirrored], rtol=1e-3)
+    np.testing.assert_allclose([p.unlike_training for p in found], [p.unlike_training for p in mirrored], atol=0.02)
 
 
 @pytest.mark.parametrize("unlabelled", [False, True])
