@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from cvrnet.encoders.network_size import limited_size
 
-_PORTION = 16  # number of tensors that are copied before the file is closed
+_PORTION = 64 * 2**20  # bytes that are copied before the file is closed
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
@@ -76,14 +77,16 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
     for module in model.modules():
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()  # timm's protocol for values that are not in checkpoints
-    state = model.state_dict()
-    names = list(state)
+    left = list(model.state_dict().items())[::-1]
     with torch.no_grad():
-        for start in range(0, len(names), _PORTION):
-            # The file is mapped into memory. Closing it releases what was read, so no weights are twice in memory.
+        while left:
+            # The file is mapped into memory. Closing it releases what was read, so few weights are twice in memory.
             with safe_open(path, "pt") as file:
-                for name in names[start : start + _PORTION]:
-                    state[name].copy_(file.get_tensor(name))
+                copied = 0
+                while left and copied < _PORTION:
+                    name, tensor = left.pop()
+                    tensor.copy_(file.get_tensor(name))
+                    copied += tensor.nbytes
     return model
 
 
@@ -94,7 +97,8 @@ def find_not_finite(model: nn.Module) -> str:
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.is_meta:
-            spoiled = tensor.isnan() if tensor.numel() == 1 else ~tensor.isfinite()
-            if spoiled.any():
+            # The smallest and the largest value are NaN if any value is NaN.
+            extremes = [extreme.item() for extreme in tensor.aminmax()] if tensor.numel() else []
+            if not all(map(math.isfinite, extremes)) and (tensor.numel() > 1 or math.isnan(extremes[0])):
                 return name
     return ""
