@@ -56,7 +56,7 @@ def open_model(
 
         file = load_onnx(model, device, dtype, backend or "auto", images)
         return file, file.decisions
-    from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
+    from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
     from cvrnet.inference.torch_engine import TorchEngine
     from cvrnet.lungs.attach import with_finder
     from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, refuse_bags

@@ -21,9 +21,9 @@ from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.data.array_files import ArrayFiles, image_status
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.devices import kernels, select_device, select_precision
+from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.errors import UserError
 from cvrnet.heads.novelty import join_sides, sides
-from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.inference.prefetch import map_ahead
 from cvrnet.network import CVRNet

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
+from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.network import CVRNet
 from cvrnet.runs.float32_parts import KEY, float32_parts, joined_names, whole_encoders

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cvrnet.data.data_set import DataPath, DataSet
+from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
 from cvrnet.onnx.check_images import check_pixels, split_calibration
@@ -134,12 +135,12 @@ def _check_arguments(output: Path, int8: bool, calibration: DataPath | None, ove
 
 
 def load_network(folders: Sequence[Path], img_size: int | None = None) -> PixelNetwork:
-    """Load the folds of a run as one network, in evaluation mode on the CPU."""
+    """Load the folds of a run as one network, in evaluation mode on the CPU, with batch norm folded in."""
     models: list[Any] = [load_checkpoint(folder) for folder in folders]
     # A network that works at one image size only (such as a vision transformer) is built again for the new size.
     if img_size and any(model.pretrained_cfg.get("fixed_input_size") for model in models):
         models = [load_checkpoint(folder, img_size=img_size) for folder in folders]
-    network = PixelNetwork(models, img_size).eval()
+    network = PixelNetwork([fuse_batch_norm(model) for model in models], img_size).eval()
     if img_size in (None, models[0].pretrained_cfg["input_size"][-1]):  # decisions need the size of the training
         network.decisions = load_decisions(folders)
         network.novelty = nn.ModuleList(load_novelty(folders, models))

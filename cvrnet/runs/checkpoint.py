@@ -15,6 +15,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from cvrnet.data import Preprocessing
+from cvrnet.encoders.fuse_batch_norm import FUSED
 from cvrnet.encoders.network_size import limited_size
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, normalize_disk_errors
@@ -27,8 +28,6 @@ from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_nu
 from cvrnet.runs.model_config import read_config
 from cvrnet.runs.read import read_json
 
-FUSED = "batch_norm_is_folded"
-"""Attribute of a model that `cvrnet.inference.fuse_batch_norm` changed: its config no longer describes the model."""
 MULTILABEL = "multi_label_classification"  #: problem type in config.json: the pipeline of transformers uses sigmoids
 _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, LookupError, AttributeError, AssertionError)
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.errors import UserError
 from cvrnet.figures import plot_comparison, plot_paired, save_figure
 from cvrnet.files import slug, write_json, write_sheet, write_text
 from cvrnet.formatting import spread
 from cvrnet.inference import Predictor
-from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.metrics import corrected_resampled_t_test, holm
 from cvrnet.metrics.findings import SCORES
 from cvrnet.report.paired import Row, paired_rows

@@ -22,10 +22,10 @@ from torch.optim.swa_utils import update_bn
 from cvrnet.data import DataError, Preprocessing, Record, to_batch
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.devices import select_device
+from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
 from cvrnet.inference import Predictor
-from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.lungs.attach import with_finder
 from cvrnet.runs.checkpoint import (
     checkpoint_classes,

@@ -15,9 +15,9 @@ from scipy import stats
 from torch import nn
 
 from cvrnet.data import Preprocessing, read_image, to_batch
+from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
-from cvrnet.inference.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits, cast_weights
 from cvrnet.inference.uncertainty import entropy, mutual_information
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint

@@ -13,9 +13,8 @@ from timm.models import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from cvrnet.network import CVRNet
-from cvrnet.runs.checkpoint import FUSED
-
+FUSED = "batch_norm_is_folded"
+"""Attribute of a model that `fuse_batch_norm` changed: its config no longer describes the model."""
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 _log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
     The pairs are found in the graph that ``torch.fx`` traces: one graph for the network or, in a CVR-Net, for each
     encoder. A network or encoder that cannot be traced, or is in training mode, stays as it is.
     """
-    for part in model.encoders if isinstance(model, CVRNet) else [model]:
+    for part in getattr(model, "encoders", [model]):
         for convolution, norm in list(_pairs(part)):
             _fold(part, convolution, norm)
             setattr(model, FUSED, True)
