@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.support.figures import draw_nothing, real_figures
+from tests.support.figures import draw_nothing
 from tests.support.hub import LocalHub
 from tests.support.pages import Reader
 from tests.support.shared import folder_of_session, made_once
@@ -273,8 +273,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cvrnet.workflows.train import train
 
     def make(folder: Path) -> None:
-        with real_figures():
-            manifest = write_phantoms(folder / "data", 36, size=64)
+        manifest = write_phantoms(folder / "data", 36, size=64)
+        with pytest.MonkeyPatch.context() as patch:
+            draw_nothing(patch)
             train(manifest, folder / "run", TrainConfig(**TINY), test_source="site-b", **PLAIN)
 
     return made_once(folder_of_session(tmp_path_factory) / "trained", make)

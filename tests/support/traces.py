@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import pickle
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Trace a network only if none that is the same, weights and all, was traced before; ``folder`` keeps graphs."""
     import onnx
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     import cvrnet.onnx.export
 
     really = cvrnet.onnx.export.trace
+    # PyTorch parses the source of all its ONNX functions for each export, which takes as long as tracing ten layers.
+    patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
 
     def trace(network: PixelNetwork) -> onnx.ModelProto:
         try:
