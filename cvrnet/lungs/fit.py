@@ -58,7 +58,7 @@ def fit_segmenter(
         for epoch in range(1, epochs + 1):
             order = torch.randperm(len(x), generator=generator)
             for rows in order.split(BATCH):
-                if len(rows) == 1:  # batch norm of the deepest maps needs two images at the smallest size
+                if len(rows) == 1:  # at the smallest size, one image's deepest maps have too few pixels for batch norm
                     rows = torch.cat([rows, order[:1]])
                 pixels, wanted = augment(x[rows].float(), y[rows].float() / 255, generator)
                 inputs = prepare(pixels).to(place).contiguous(memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-STEPS = 200  # number of steps between quantiles, from 0 to 1
+STEPS = 200  # number of equal steps from the quantile 0 to the quantile 1
 FALSE_ALARMS = 0.05  #: the share of the validation images that is marked as unlike the training images
 
 
