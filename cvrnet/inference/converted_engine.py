@@ -50,7 +50,7 @@ class ConvertedEngine:
     ahead = 0  #: see `TorchEngine`
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Compute images at once, and return a function that returns the result (see `TorchEngine.start`)."""
+        """Compute images immediately, and return a function that returns the result (see `TorchEngine.start`)."""
         answer = self(pixels, size)
         return lambda: answer
 
