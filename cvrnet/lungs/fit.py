@@ -76,7 +76,7 @@ def fit_segmenter(
 
 
 def augment(pixels: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Augment pictures (N, 1, H, W) in 0..255 and their masks in 0..1 at random; picture and mask move together."""
+    """Augment pictures (N, 1, H, W) in 0..255 and their masks in 0..1 at random; a picture and its mask move alike."""
     count = len(pixels)
 
     def draw(low: float, high: float) -> Tensor:

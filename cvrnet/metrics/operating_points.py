@@ -15,7 +15,7 @@ from cvrnet.metrics.roc import ABOVE_ALL
 
 RULES = ("sensitivity", "specificity", "youden")
 DEFAULT_SENSITIVITY = 0.9
-FEW_IMAGES = 10  #: a threshold chosen on fewer images of the class carries a warning
+FEW_IMAGES = 10  #: a threshold chosen on fewer images of the class has a warning
 
 
 @dataclass(frozen=True)
