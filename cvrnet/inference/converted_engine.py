@@ -14,7 +14,7 @@ from cvrnet.onnx.converted import ConvertedCopy
 from cvrnet.onnx.session import OnnxEngine
 from cvrnet.task import probabilities
 
-TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # largest difference of a probability from PyTorch in float32
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # largest accepted difference of a probability from PyTorch in float32
 
 
 class ConvertedEngine:

@@ -257,8 +257,8 @@ class Predictor:
     @property
     def overflow(self) -> str:
         """The error message for an image without a prediction, if the model can predict other images."""
-        advice = "" if self.precision == "fp32" else "; fp32 (--amp fp32) has a larger range"
-        return f"the prediction of {self.name} is not a number (overflow in {self.precision}{advice})"
+        advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32), which has a larger range"
+        return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 
     def _failure(self, path: Path, error: str) -> Prediction:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
