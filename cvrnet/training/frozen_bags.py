@@ -69,7 +69,7 @@ class StandardizedBags(StandardizedHead):
 
     @torch.no_grad()
     def folded(self) -> Any:
-        """Return an equal head without standardisation: mean and std are folded into its dense layers and its pools."""
+        """Return an equivalent head without standardisation: mean and std are folded into its layers and pools."""
         head: Any = super().folded()
         for pool, mean, std in zip(head.pools, self.split(self.mean[None]), self.split(self.std[None]), strict=True):
             pool.fold(mean[0], std[0])

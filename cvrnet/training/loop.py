@@ -60,7 +60,7 @@ def fit(
     """Train one model, and save the best epoch's weights in ``folder``, in timm's format.
 
     The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. If
-    the folder has the state of an interrupted training, this training continues after its last complete epoch. A
+    the folder has the state of an interrupted training, this training continues after the last epoch that was saved. A
     training that reached its number of epochs continues if the config has more epochs. On a CPU, a continued training
     gives the same weights as an uninterrupted one.
 

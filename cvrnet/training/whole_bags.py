@@ -59,7 +59,10 @@ class BagNetwork(nn.Module):
         self.model.set_grad_checkpointing(True)
 
     def forward(self, bags: Any) -> Tensor:
-        """Return logits (N, classes) of N `cvrnet.heads.Bags`, whose vectors are normalised images (P, C, H, W)."""
+        """Return the logits (N, classes) of N bags (`cvrnet.heads.Bags`).
+
+        Here, ``bags.vectors`` are the normalised images of all P pictures, (P, C, H, W).
+        """
         inputs = self.model.pool_maps(self.model.forward_maps(bags.vectors))
         logits: Tensor = self.model.head.combine(self.model.head.bag_logits(inputs, bags.sizes, bags.days)[0])
         return logits
