@@ -1,4 +1,7 @@
-"""Train only the heads, on bags of pictures, from the pooled feature maps of frozen encoders."""
+"""Train only the heads, on bags of pictures (`cvrnet.data.studies`); the encoders are frozen.
+
+The inputs of training are pooled feature maps, which are computed before training.
+"""
 
 from __future__ import annotations
 

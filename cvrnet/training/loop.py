@@ -36,7 +36,7 @@ from cvrnet.training.whole_network import WholeNetwork
 class Progress:
     """Callbacks of training; they are called only on the main process."""
 
-    #: Called before an epoch with its number, its number of images and the history so far.
+    #: Called before an epoch with the number of the epoch, the number of training images and the history so far.
     start: Callable[[int, int, list[dict[str, Any]]], None] = lambda epoch, images, history: None
     #: Called after each optimiser step with its number of images and a function that returns the mean loss of the epoch
     #: so far (on a GPU, calling it waits for the device).

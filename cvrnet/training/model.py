@@ -199,8 +199,8 @@ class InitialModel:
 def pretrained_from(model: Any) -> list[str]:
     """Return where pretrained weights came from: a text for each encoder of a CVR-Net, or one text for another model.
 
-    ``model`` is from `create_for_training`. Random weights have no text. A trained model has no text either, because
-    the config names its origin.
+    ``model`` is from `create_for_training`. The list has no text for random weights. For a trained model, the list is
+    empty, because the config names the origin.
     """
     parts = model.encoders if isinstance(model, CVRNet) else [model]
     return [origin for part in parts if (origin := getattr(part, "weights_from", ""))]

@@ -1,4 +1,4 @@
-"""Train a whole network on bags of decoded images."""
+"""Train a whole network on bags of decoded images (`cvrnet.data.studies`)."""
 
 from __future__ import annotations
 
