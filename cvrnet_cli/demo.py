@@ -20,7 +20,7 @@ from cvrnet_cli.output import say
     "allow_hosts",
     metavar="NAME",
     multiple=True,
-    help="Another host name under which the page is reached, for example that of a reverse proxy.",
+    help="Another host name that browsers may use for the page, such as the name of a reverse proxy.",
 )
 @options.backend
 @options.folds
@@ -38,7 +38,7 @@ def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     Examples:
       cvrnet demo run
       cvrnet demo hf-hub:user/repo --port 8000
-      cvrnet demo folds --host 0.0.0.0
+      cvrnet demo run --host 0.0.0.0
     """
     from cvrnet.demo import serve
 

@@ -26,8 +26,8 @@ from cvrnet_cli.output import progress_bar, say, tell
 def phantoms(output: Path, volumes: bool, follow_up: bool, **settings: Any) -> None:
     """Write synthetic chest radiographs with patients, sources, lung and lesion masks, and a manifest.
 
-    NOR has clear lungs, NCP one focal consolidation, CVP bilateral peripheral ground-glass patches. Equal seeds give
-    equal images.
+    There are three classes: NOR shows clear lungs, NCP one focal consolidation, and CVP bilateral peripheral
+    ground-glass patches. Equal seeds give equal images.
 
     \b
     Examples:
