@@ -12,7 +12,9 @@ from cvrnet_cli.output import say
 @click.argument("model")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, help="Port of the page.")
 @click.option(
-    "--host", default="127.0.0.1", help="Address to serve: 127.0.0.1 for this machine only, 0.0.0.0 for the network."
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for the network.",
 )
 @click.option("--max-mb", type=click.IntRange(1), default=64, help="Largest size of an upload, in megabytes.")
 @click.option(

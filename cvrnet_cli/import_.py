@@ -20,7 +20,7 @@ NAMES = (
 @click.argument("name", type=click.Choice(NAMES), metavar="NAME")
 @click.argument("folder", type=options.PATH, metavar="DIR")
 @options.output("The manifest to write.", required=True, metavar="MANIFEST.csv")
-@click.option("--partial", is_flag=True, help="Import the files in DIR, even if the tables in DIR name others.")
+@click.option("--partial", is_flag=True, help="Accept that files named in the data set's tables are missing.")
 @click.option(
     "--columns",
     type=column_names,

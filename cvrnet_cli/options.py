@@ -49,7 +49,7 @@ def _group(*options: Decorator) -> Decorator:
 
 
 def _fold_numbers(context: click.Context, option: click.Option, texts: Sequence[str]) -> list[int]:
-    """Return the fold numbers of ``--fold 1,3``, of ``--fold 1 --fold 3``, or of ``--folds 1,3`` (version 0.1)."""
+    """Return the fold numbers of ``--fold 1,3``, of ``--fold 1 --fold 3``, or of ``--folds 1,3`` (old spelling)."""
     numbers: list[int] = context.meta.setdefault("cvrnet.folds", [])
     if texts and option.hidden:
         say("Warning: use --fold to select folds of a run; --folds N is the number of folds to make")

@@ -113,7 +113,7 @@ def predict(
     if marked:
         say(f"Warning: {marked} of {found.images} images are unlike the training images (column unusual)")
     elif done > failed and settings["gate"] is None and "unusual" not in found.columns and "image" in found.counted:
-        say("There is no column unusual, because this model cannot detect images unlike its training images.")
+        say('There is no column "unusual", because this model cannot detect images unlike its training images.')
     for problem in found.problems:
         say(f"Error: {problem}")
     if failed:

@@ -17,7 +17,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.inference
 @options.reported
 def soup(run: Path, data: Path | None, output: Path, **settings: Any) -> None:
-    """Average the weights of RUN's folds into one model, and score folds, ensemble and soup on the same images.
+    """Average the weights of RUN's folds into one model, a soup; score folds, ensemble and soup on the same images.
 
     DATA are labelled images on which no fold was trained. Without DATA, the run's images outside all folds are used
     (--test-source, or split test). If there are none, all images of the run are used. The folds were trained on these,
