@@ -64,7 +64,7 @@ default_cfgs = generate_default_cfgs(
         "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
             first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
         ),
-        "cvrnet_keras.untrained": _cfg(  # input values 0 to 255; images of more than 8 bits are read as in the notebook
+        "cvrnet_keras.untrained": _cfg(  # input values 0 to 255; more than 8 bits are read as in the authors' notebook
             mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), notes=None
         ),
     }
@@ -73,7 +73,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def cvrnet(pretrained: bool = False, **kwargs: Any) -> CVRNet:
-    """The papers' network: ResNet-50 and Xception. ``encoders=(...)`` chooses other encoders."""
+    """The network of the CVR-Net papers: ResNet-50 and Xception. ``encoders=(...)`` chooses other encoders."""
     return _create("cvrnet", pretrained, ("resnet50", "legacy_xception"), **kwargs)
 
 

@@ -28,7 +28,7 @@ _held: set[int] = set()  # descriptors of the locks of this process
 
 
 def real_folder(folder: str | Path) -> Path:
-    """Return a folder's absolute path with symbolic links resolved: a link stays when its target is replaced."""
+    """Return a folder's absolute path with symbolic links resolved, so that a replacement leaves the links in place."""
     return Path(os.path.realpath(folder))
 
 
@@ -78,10 +78,11 @@ def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
 
 @contextmanager
 def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -> Iterator[Path]:
-    """Give a new hidden folder to write to; if the block succeeds, the new folder replaces `folder`.
+    """Give the path of a new hidden folder; if the block succeeds, the new folder replaces `folder`.
 
-    `folder` may hold an earlier result. If the block fails, `folder` stays as it was, and the new folder is removed. If
-    ``keep(new folder)`` returns True, the new folder is kept instead: a later call can then continue it.
+    The block makes the new folder, unless an earlier call has kept one. `folder` may hold an earlier result. If the
+    block fails, `folder` stays as it was, and the new folder is removed. If ``keep(new folder)`` returns True, the new
+    folder is kept instead: a later call can then continue it.
     """
     new = new_folder(folder)
     try:
@@ -94,7 +95,10 @@ def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -
 
 
 def _replace(folder: Path) -> None:
-    """Move the old folder away and the new one into its place; if the process is killed in between, see `recover`."""
+    """Move the old folder away and the new folder into its place.
+
+    If the process is killed in between, a later call of `recover` completes the replacement.
+    """
     old = _old_folder(folder)
     try:
         if folder.exists():
@@ -229,7 +233,7 @@ def _lock(path: Path, what: Path, shared: bool) -> int:
 def _release(descriptor: int, path: Path) -> None:
     if descriptor not in _held:  # this is a fork of the process that locked
         return
-    with suppress(OSError):  # other processes share the lock
+    with suppress(OSError):  # raised if other processes share the lock: the file stays
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
     _close(descriptor)

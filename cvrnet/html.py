@@ -23,7 +23,7 @@ DISCLAIMER = "Research software, not a medical device."
 def template_environment(package: str, folder: str = "templates", *, html: bool = True) -> Environment:
     """Return the jinja2 environment of a package's templates.
 
-    With ``html``, it escapes HTML, because the user's names may hold any character.
+    With ``html``, the environment escapes HTML, because names in the user's data may contain any character.
     """
     made = Environment(
         loader=PackageLoader(package, folder),

@@ -61,7 +61,7 @@ def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
 
 
 def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function; after a failure of the Hub or the network call it again, 1, 2 and 4 seconds later.
+    """Call a function; while the Hub or the network fails, call it again, after waits of 1, 2 and 4 seconds.
 
     The client itself retries only uploads and parts of downloads.
     """
@@ -134,7 +134,8 @@ def _explain_answer(error: BaseException) -> tuple[str, str] | None:
     if status >= 500:
         return f"the Hub answered HTTP {status}", f"{_AGAIN} later"
     return _STATUS.get(
-        status, (f"the Hub refused the request ({message or f'HTTP {status}'})", "correct what the Hub names")
+        status,
+        (f"the Hub refused the request ({message or f'HTTP {status}'})", "correct the problem that the Hub names"),
     )
 
 

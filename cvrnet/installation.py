@@ -40,7 +40,7 @@ def describe_installation() -> Iterator[tuple[str, str]]:
         missing = ", ".join(name for name in packages if _version(name) is None)
         yield f"extra [{extra}]", f'missing {missing}: pip install "cvrnet[{extra}]"' if missing else "installed"
     yield "Hub endpoint", constants.ENDPOINT + (" (offline)" if constants.HF_HUB_OFFLINE else "")
-    yield "Hub login", "a token is set" if get_token() else "none: `hf auth login` (to push, and for private runs)"
+    yield "Hub login", "a token is set" if get_token() else "none; pushing and private runs need one: `hf auth login`"
     yield "Hub cache", _abbreviated(constants.HF_HUB_CACHE)
 
 

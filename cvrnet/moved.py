@@ -92,7 +92,7 @@ class _MovedModules(MetaPathFinder, Loader):
         new = MOVED_MODULES[spec.name]
         warnings.warn(f"{spec.name} has moved to {new}", DeprecationWarning, stacklevel=2)
         module = import_module(new)
-        self._own = module.__spec__  # the import system replaces the spec before `exec_module`
+        self._own = module.__spec__  # the import system overwrites it; `exec_module` restores it
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -102,4 +102,4 @@ class _MovedModules(MetaPathFinder, Loader):
 def keep_old_names() -> None:
     """Install the import hook for modules that have moved."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _MovedModules())  # first: an empty folder with an old name must not be imported
+        sys.meta_path.insert(0, _MovedModules())  # first: other finders would import an empty folder with an old name

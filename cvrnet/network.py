@@ -5,7 +5,8 @@ Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognitio
 (medRxiv 2020.11.07.20227504, "v2").
 """
 
-# Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
+# No `from __future__ import annotations`: torch.fx copies annotations into its graphs, where TorchScript expects types
+# instead of strings.
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -51,7 +52,7 @@ class CVRNet(nn.Module):
             model loads without the repository or folder.
         encoder_args: Further arguments of each encoder, in the order of ``encoders``.
         num_classes: 2 or more, or 0 for no classifier.
-        in_chans: Channels of the image.
+        in_chans: Number of channels of the image.
         hidden_sizes: Widths of each head's dense layers.
         act_layer: Activation of the heads, by timm's name.
         drop_rate: Dropout before each head's classifier (the papers: none).
@@ -134,7 +135,7 @@ class CVRNet(nn.Module):
         self.groups = groups = _head_groups([len(e.channels) for e in built], scales)
         channels = [c for e in built for c in e.channels]
         reductions = [r for e in built for r in e.reductions]
-        self.fused = [i for group in groups for i in group]  # here, as TorchScript has no nested comprehension
+        self.fused = [i for group in groups for i in group]  # here, as TorchScript has no nested comprehensions
         self.widths = [sum(channels[i] for i in group) for group in groups]
         self.encoder_names = names
         self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
@@ -154,14 +155,14 @@ class CVRNet(nn.Module):
         self._bags: dict[str, Any] = {} if unit == "image" else {"pooling": pooling, "time": bool(time)}
         self._hidden_sizes = tuple(hidden_sizes)
         self._make_head(placement)
-        # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to other image channels.
+        # timm's load_pretrained reads these names (get_model_traits), and adapts the weights to the number of channels.
         self._traits = {
             "first_conv": tuple(f"encoders.{i}.{conv}" for i, e in enumerate(built) for conv in e.first_conv)
         }
 
     @property
     def _model_args(self) -> dict[str, Any]:
-        """The arguments of timm's factory. timm sets them here when it has built the model, for config.json."""
+        """The model's arguments, for config.json. timm sets them here when it has built the model."""
         return self._arguments
 
     @_model_args.setter
@@ -300,7 +301,8 @@ def _concatenate(maps: list[Tensor], like: Tensor) -> Tensor:
     aligned: list[Tensor] = []
     for m in maps:
         pooled = F.adaptive_avg_pool2d(m, (like.shape[2], like.shape[3]))
-        # If grids do not divide, adaptive pooling counts some pixels twice. So each channel's mean is restored.
+        # If the map's sides are not multiples of the grid's sides, adaptive pooling counts some pixels twice. So each
+        # channel's mean is restored.
         aligned.append(pooled + (m.mean((2, 3), keepdim=True) - pooled.mean((2, 3), keepdim=True)))
     return torch.cat(aligned, 1)
 
@@ -343,7 +345,7 @@ def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
     if scales == "deepest":
         return [deepest]
     single = [[i] for i in range(ends[-1]) if i not in deepest]
-    first = counts[0] - 1  # the shallower maps of encoder 1 come before all deepest maps
+    first = counts[0] - 1  # number of heads before P3: one for each shallower map of encoder 1
     return [*single[:first], deepest, *single[first:]]
 
 
@@ -441,7 +443,7 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
         _refuse_sources(kwargs)
     cache_dir = kwargs.pop("cache_dir", None)
     model = build_model_with_cfg(
-        # Bound here, because the builder uses cache_dir for itself, and would write img_size to config.json.
+        # In `partial`, because the builder would not pass cache_dir on, and would write img_size to config.json.
         partial(CVRNet, img_size=img_size, cache_dir=cache_dir, pretrained=pretrained and not whole),
         variant,
         pretrained and whole,

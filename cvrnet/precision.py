@@ -8,7 +8,7 @@ from cvrnet.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 AUTO = "CVRNET_AMP"
-"""Environment variable: the precision that ``auto`` means, instead of the fastest precision on the device."""
+"""Environment variable with the precision that ``auto`` selects; without it, ``auto`` selects the fastest precision."""
 
 
 def named_precision(name: str) -> str:

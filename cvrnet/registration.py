@@ -26,7 +26,7 @@ def register_models() -> None:
 
 
 class _AfterTimm(MetaPathFinder):
-    """Finds timm as the other finders do, but with a loader that registers the models afterwards."""
+    """Import hook for timm: replaces timm's loader by a loader that also registers the models."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -51,6 +51,6 @@ class _RegisteringLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:
-            module.__spec__.loader = module.__loader__ = self._loader  # as if timm had been imported without us
+            module.__spec__.loader = module.__loader__ = self._loader  # as if timm had been imported without this hook
         self._loader.exec_module(module)
         import_module(MODELS)

@@ -8,7 +8,7 @@ from typing import Any
 # Control characters, line separators, characters that change the writing direction, and bytes that are not valid text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMULA = "=+-@＝＋－＠"  # a cell that starts with one of these is a formula
-_SHOWN = 1000  # most characters of a value in Markdown
+_SHOWN = 1000  # largest number of characters of a value in Markdown; longer values are cut
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # the position between a small and a capital letter
 _NUMBER = re.compile(r"[-+][\d\s.,%eE±+-]*")
 
@@ -32,7 +32,9 @@ def camel_case_words(text: str) -> str:
 
 
 def sheet_cell(value: Any) -> Any:
-    r"""Make a cell that a spreadsheet shows but does not evaluate: text is printable, and a formula starts with ``'``.
+    r"""Return a cell that a spreadsheet shows but does not evaluate.
+
+    Control characters are escaped, and ``'`` is put before a formula.
 
     >>> print(*map(sheet_cell, ["=1+1", "-lung", "-0.5 ± 0.1", "-", -0.5, "a\tb"]), sep="  ")
     '=1+1  '-lung  -0.5 ± 0.1  -  -0.5  a\tb

@@ -37,8 +37,8 @@ def _main() -> None:
 
     from cvrnet_cli.commands import cli
 
-    # PyTorch reads this variable. With large pages, the system maps the memory of feature maps in less than half the
-    # time.
+    # With this variable, PyTorch asks the system for large pages of memory. The system maps the memory of feature maps
+    # in less than half the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -98,7 +98,7 @@ def _replace_closed_streams() -> None:
 
 
 def _discard_unwritten() -> None:
-    """Discard unwritten text of the streams; otherwise Python would try to write it again at its end, and fail."""
+    """Discard unwritten text of the streams; otherwise Python would try to write it again at exit, and fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -18,8 +18,8 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.findings
 @click.option(
     "--outcome",
-    help="Column of an event that replaces the label (see cvrnet train). The audit names radiographs of the day of the "
-    "event or later.",
+    help="Column of an event to use instead of the label (see cvrnet train). The audit also names radiographs that "
+    "were taken on the day of the event or later.",
 )
 @click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
 @options.device
@@ -55,7 +55,7 @@ def audit(
     source and patient_id. The audit reports classes tied to sources, shared patients, exact and near-duplicates, and
     how well simple models predict label and source from features that should not matter, such as the image's border. It
     names images whose label is probably wrong, and pictures that are probably blank, badly exposed, turned, inverted or
-    not of a chest. The exit status is 1 if a finding is severe.
+    not of a chest. The exit status is 1 if a problem is severe.
 
     If an image may have several findings (--findings; not needed for labels such as Edema|Effusion), each finding is
     checked separately, and the audit reports findings that nearly always occur together.

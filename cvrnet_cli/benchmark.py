@@ -27,8 +27,8 @@ def benchmark(data: Path, models: tuple[str, ...], output: Path, style: str, **s
 
     Each model is compared with cvrnet or, if cvrnet is not among --models, with the first model. --resume continues an
     interrupted benchmark, and can add further --models. A suffix changes a CVR-Net: cvrnet:encoder1 keeps only the
-    first encoder, cvrnet:encoder2 keeps only the second, cvrnet:p3 keeps only the head P3, and cvrnet:mean-logits
-    averages the heads' logits instead of their probabilities.
+    first encoder, cvrnet:encoder2 keeps only the second, cvrnet:p3 keeps only the head on the deepest maps of both
+    encoders, and cvrnet:mean-logits averages the heads' logits instead of their probabilities.
 
     \b
     Examples:

@@ -16,9 +16,9 @@ from cvrnet_cli.output import print_rows, say
 def convert_keras(file: Path, output: Path, classes: tuple[str, ...] | None, overwrite: bool) -> None:
     """Make a run from FILE.h5, a checkpoint of the authors' notebook (Keras 2 save_weights or model.save).
 
-    The network is `cvrnet_keras`, the notebook's own graph; it gives the same probabilities as Keras. The numbers of
-    classes and of image channels are read from FILE.h5. The file has no class names; give them with --classes. If
-    Keras's flow_from_directory made the classes, their order is alphabetical.
+    The network is `cvrnet_keras`: it has the layers of the notebook's network, and gives the same probabilities as
+    Keras. The numbers of classes and of image channels are read from FILE.h5. The file has no class names; give them
+    with --classes. If Keras's flow_from_directory made the classes, their order is alphabetical.
 
     \b
     Examples:

@@ -10,18 +10,18 @@ from cvrnet_cli import options
 from cvrnet_cli.output import job_callbacks, print_rows, say
 
 
-@click.command(short_help="The papers' cross-validation: train and test every fold.")
+@click.command(short_help="Cross-validate as in the papers: train and test every fold.")
 @click.argument("data", type=options.PATH, required=False)
 @options.manifest("data")
 @options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
 @options.n_folds
 @options.test_source
-@click.option("--leave-one-source-out", is_flag=True, help="Make one run with each source as --test-source.")
+@click.option("--leave-one-source-out", is_flag=True, help="For each source, make one run with it as --test-source.")
 @options.split_from
 @click.option(
     "--only-fold",
     type=click.IntRange(1),
-    help="Train only this fold, for example to train each fold on another machine.",
+    help="Train only this fold, for example to train each fold on a different machine.",
 )
 @click.option("--collect", type=options.PATH, metavar="RUN", help="Summarise the trained folds in RUN.")
 @options.job
@@ -31,8 +31,8 @@ def crossval(
 ) -> None:
     """Cross-validate a model on DATA: fold k is for testing, fold k+1 for validation, the others for training.
 
-    Folds are stratified by label and source, and never share a patient. Images whose split is test are in no fold and
-    are scored separately. --resume continues an interrupted run.
+    Folds are stratified by label and source, and never share a patient. Images with the value test in the manifest's
+    column split are in no fold, and are scored separately. --resume continues an interrupted run.
 
     \b
     Examples:

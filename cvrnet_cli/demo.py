@@ -12,7 +12,9 @@ from cvrnet_cli.output import say
 @click.argument("model")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, help="Port of the page.")
 @click.option(
-    "--host", default="127.0.0.1", help="Address to serve: 127.0.0.1 for this machine only, 0.0.0.0 for the network."
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for the network.",
 )
 @click.option("--max-mb", type=click.IntRange(1), default=64, help="Largest size of an upload, in megabytes.")
 @click.option(
@@ -20,7 +22,7 @@ from cvrnet_cli.output import say
     "allow_hosts",
     metavar="NAME",
     multiple=True,
-    help="Another host name under which the page is reached, for example that of a reverse proxy.",
+    help="Another host name that browsers may use for the page, such as the name of a reverse proxy.",
 )
 @options.backend
 @options.folds
@@ -38,7 +40,7 @@ def demo(model: str, host: str, amp: str, **settings: Any) -> None:
     Examples:
       cvrnet demo run
       cvrnet demo hf-hub:user/repo --port 8000
-      cvrnet demo folds --host 0.0.0.0
+      cvrnet demo run --host 0.0.0.0
     """
     from cvrnet.demo import serve
 

@@ -30,7 +30,7 @@ PAIRED = ("model", "score", "class", "one", "other", "difference", "low", "high"
 @options.inference
 @options.reported
 def evaluate(models: tuple[str, ...], data: Path, output: Path, **settings: Any) -> None:
-    """Score MODEL on DATA; several models are compared with the first, on the same images.
+    """Score MODEL on DATA; if there are several models, each one is compared with the first, on the same images.
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or
     FILE.onnx. DATA is a folder with one sub-folder for each class, or a CSV manifest. Classes are matched by name: DATA

@@ -19,8 +19,8 @@ from cvrnet_cli.output import print_rows, progress_bar, say
     "--check-images",
     type=options.PATH,
     metavar="DATA",
-    help="Images on which the file is compared with PyTorch.  [default: images of --calibration or of the training, or "
-    "phantoms]",
+    help="Images on which the file is compared with PyTorch.  [default: the images of --calibration; otherwise the "
+    "run's data set; if it is missing, synthetic images]",
 )
 @click.option("--int8", is_flag=True, help="Quantise to 8-bit integers; needs --calibration.")
 @click.option(

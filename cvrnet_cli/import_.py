@@ -20,7 +20,7 @@ NAMES = (
 @click.argument("name", type=click.Choice(NAMES), metavar="NAME")
 @click.argument("folder", type=options.PATH, metavar="DIR")
 @options.output("The manifest to write.", required=True, metavar="MANIFEST.csv")
-@click.option("--partial", is_flag=True, help="Import the existing files, even if the tables name missing files.")
+@click.option("--partial", is_flag=True, help="Accept that files named in the data set's tables are missing.")
 @click.option(
     "--columns",
     type=column_names,
@@ -35,8 +35,8 @@ def import_(name: str, folder: Path, output: Path, style: str, **settings: Any) 
     NAME is nih, chexpert, mimic-cxr-jpg, padchest, rsna, vindr, covidx, covid-radiography, kermany (or
     paultimothymooney), cohen or generic (one sub-folder for each class, or one CSV file). Nothing is downloaded, copied
     or changed. The manifest has the labels or findings, the official split and, if the data set has them, patient,
-    view, sex, age, day and lesion boxes. The table compares the numbers of images with those that the authors
-    published.
+    view, sex, age, day and lesion boxes. The command prints a table that compares the numbers of images found with the
+    numbers that the authors published.
 
     \b
     Examples:

@@ -44,7 +44,7 @@ def interruptible() -> Iterator[None]:
         _pressed.clear()
         sys.unraisablehook = before
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # While the program ends, Ctrl-C would only print the traceback of an exit handler (atexit).
+        # Ignore Ctrl-C while the program ends: it would only print the traceback of an exit handler.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 

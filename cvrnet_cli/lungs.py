@@ -13,11 +13,11 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("Folder for the masks, a manifest of images and masks, the quality, the segmenter.", required=True)
-@click.option("--segmenter", type=options.PATH, help="Use this folder's segmenter instead of training one.")
-@click.option("--folds", "n_folds", type=click.IntRange(2), default=5, help="Number of folds that measure the quality.")
+@click.option("--segmenter", type=options.PATH, help="Earlier output folder, whose segmenter is used.")
+@click.option("--folds", "n_folds", type=click.IntRange(2), default=5, help="Number of cross-validation folds.")
 @click.option("--epochs", type=click.IntRange(1), default=25, help="Number of training epochs.")
 @click.option("--img-size", "size", type=click.IntRange(64, 512), default=160, help="Height and width in pixels.")
-@click.option("--phantoms", type=click.IntRange(0), default=0, help="Number of synthetic training images to add.")
+@click.option("--phantoms", type=click.IntRange(0), default=0, help="Synthetic images for training: 0, or 12 or more.")
 @options.seed
 @options.device
 @options.amp
@@ -29,8 +29,8 @@ def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
 
     Without --segmenter, a small U-Net is trained on the images that have a lung_mask (at least ten). Its quality (Dice,
     Hausdorff distance) is cross-validated by patient. Then the segmenter finds the lungs of images without a mask.
-    Implausible masks (judged by area, number of lungs, and contact with the border) are flagged and left out of the new
-    manifest, so that these images are used whole. See lungs.png, masks.csv and quality.csv in the folder.
+    Implausible masks (judged by area, number of lungs, and contact with the border) are flagged. The new manifest does
+    not contain them, so other commands use these images whole. See lungs.png, masks.csv and quality.csv in the folder.
 
     The command names each image that cannot be read, and each given mask that cannot be used, and continues. The exit
     status is then 1.
@@ -54,7 +54,7 @@ def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
     else:
         print_rows([*rows, {"masks": "problems", "images": len(found["problems"])}], style=style)
     if found["implausible"]:
-        say(f"{found['implausible']} masks are implausible, so these pictures are used whole ({output / 'masks.csv'})")
+        say(f"{found['implausible']} masks are implausible: these pictures are used whole, see {output / 'masks.csv'}")
     say(f"\nLook at {output / 'lungs.png'}. Next, one of:")
     say(f"  cvrnet train {data} -o run --lungs crop --segmenter {output}")
     say(f"  cvrnet train {output / 'manifest.csv'} --images {found['images_root']} -o run --lungs crop")

@@ -35,15 +35,15 @@ _COLUMNS = click.option(
     "--columns",
     type=column_names,
     metavar="NAME=COLUMN,...",
-    help='Names of the manifest\'s columns, if they differ: path="Image Index",label="Finding Labels".',
+    help='The manifest\'s own column names: path="Image Index",label="Finding Labels".  [default: path, label, ...]',
 )
 
 
 def manifest(*arguments: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds ``--images`` and ``--columns`` to a command.
 
-    If the user gives one of these options, each of ``arguments`` becomes a ``DataSet``; of an argument with several
-    paths, only the CSV files do. Without the options, nothing changes.
+    ``arguments`` are names of the command's arguments. If the user gives one of the two options, the path in each of
+    these arguments becomes a ``DataSet``. In an argument with several paths, only the CSV files become data sets.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -60,7 +60,7 @@ def freezing(text: str) -> int | str:
 
 
 def targets(text: str) -> float | dict[str, float]:
-    """Convert ``"0.9"`` (for all classes) or ``"CVP=0.95,NCP=0.9"`` (other classes have the default)."""
+    """Convert ``"0.9"`` (a number for all classes), or ``"CVP=0.95,NCP=0.9"`` (a number for each named class)."""
     try:
         if "=" not in text:
             return float(text)

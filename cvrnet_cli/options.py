@@ -49,7 +49,7 @@ def _group(*options: Decorator) -> Decorator:
 
 
 def _fold_numbers(context: click.Context, option: click.Option, texts: Sequence[str]) -> list[int]:
-    """Return the fold numbers of ``--fold 1,3``, of ``--fold 1 --fold 3``, or of ``--folds 1,3`` (version 0.1)."""
+    """Return the fold numbers of ``--fold 1,3``, of ``--fold 1 --fold 3``, or of ``--folds 1,3`` (old spelling)."""
     numbers: list[int] = context.meta.setdefault("cvrnet.folds", [])
     if texts and option.hidden:
         say("Warning: use --fold to select folds of a run; --folds N is the number of folds to make")
@@ -114,14 +114,20 @@ job = _group(
         callback=lambda context, option, value: value or "",
         help="Also report each epoch to this tracker; TensorBoard writes to the run's folder.",
     ),
-    click.option("--resume", is_flag=True, help="Continue the run in the folder; --epochs may be larger."),
+    click.option("--resume", is_flag=True, help="Continue the run in the output folder; --epochs may now be larger."),
     reported,
 )
 
 # Option, type, default and help of every setting of `cvrnet.training.TrainConfig`. The defaults are repeated here,
 # because importing that class would import torch; a test compares them.
 MODEL: list[tuple[str, Any, Any, str]] = [
-    ("--model", str, "cvrnet", "Name of a timm classifier: one of `cvrnet models`, or any other"),
+    (
+        "--model",
+        str,
+        "cvrnet",
+        "Name of any timm classifier (`cvrnet models` lists those of this package), or a trained model: "
+        "local-dir:FOLDER or hf-hub:user/repo",
+    ),
     (
         "--encoders",
         names,
@@ -143,16 +149,17 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         True,
         "Start from ImageNet weights, from an installed package or the Hugging Face Hub",
     ),
-    ("--class-weights/--no-class-weights", bool, True, "Multiply the loss of class j by N_max / N_j"),
+    ("--class-weights/--no-class-weights", bool, True, "Weight the loss of class j, of N_j images, by N_max / N_j"),
     ("--img-size", click.IntRange(32, 6000), 224, "Height and width in pixels"),
     ("--in-chans", int, 3, "1 for grey images, 3 for RGB"),
     (
         "--interpolation",
         str,
         "auto",
-        "Filter that resizes the images (without keeping the aspect ratio); auto: the model's filter",
+        "Filter that resizes the images (without keeping the aspect ratio). auto: the filter of a CVR-Net or of a "
+        "trained model; nearest for other models",
     ),
-    ("--grey-version", click.IntRange(1, 2), 2, "How pictures of more than 8 bits become 8 bits; 1: as in version 0.1"),
+    ("--grey-version", click.IntRange(1, 2), 2, "Rule for reducing more than 8 bits to 8 bits; 1: as in cvrnet 0.1"),
     ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
     (
         "--lungs",
@@ -195,19 +202,19 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--unit",
         click.Choice(["image", "study", "patient"]),
         "image",
-        "What has a label. study, patient: the bag of all images with one study_id or patient_id (a volume is a "
-        "study); the encoders are then frozen by default",
+        "What has a label: each image, or each bag, that is, all images with one study_id or one patient_id (a volume "
+        "is a study). For bags, the encoders are frozen by default",
     ),
     ("--pooling", click.Choice(["attention", "mean", "max"]), "attention", "How the images of a bag are combined"),
-    ("--time/--no-time", bool, True, "For bags: use the column day, so that order and trend count"),
+    ("--time/--no-time", bool, True, "For bags: use the column day, so that the model sees order and trend"),
     ("--slices", click.IntRange(1, 600), 64, "For bags: largest number of slices of a volume, evenly spaced"),
     ("--window", click.Choice(["lung", "soft-tissue"]), "lung", "For bags: window of the slices of CTs"),
     (
         "--outcome",
         str,
         "",
-        "Column of an event to predict instead of the label: its day (empty: no event), or yes and no; "
-        "radiographs of that day or later are dropped",
+        "Column of an event that is predicted instead of the label. Its cells are the day of the event (empty: no "
+        "event), or yes and no; radiographs of that day or later are dropped",
     ),
     (
         "--until",
@@ -263,7 +270,8 @@ protocol = _group(
         "--recipe",
         type=click.Choice(["paper", "notebook", "modern", "frozen", "studies"]),
         help="Protocol that sets the defaults of the other options. paper: as in the papers; notebook: as in the "
-        "authors' notebook; modern: the papers with modern additions; frozen: for frozen encoders; studies: for bags.  "
+        "authors' notebook; modern: paper, with a moving average of the weights and label smoothing; frozen: for "
+        "frozen encoders; studies: for bags (see --unit).  "
         "[default: studies with --unit study or patient, frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),

@@ -125,7 +125,7 @@ def job_callbacks(config: Any = None) -> Iterator[Any]:
 
 @contextmanager
 def epoch_bars(config: Any) -> Iterator[Any]:
-    """Yield the ``cvrnet.training.Progress`` of one training: a bar for the current epoch, and a line after each."""
+    """Yield the ``cvrnet.training.Progress`` of one training: a bar for each epoch, and a line after it."""
     from tqdm import tqdm
 
     from cvrnet.training import Progress
@@ -144,7 +144,7 @@ def epoch_bars(config: Any) -> Iterator[Any]:
 
     def step(images: int, loss: Any) -> None:
         forecast.step(images)
-        if bar.update(images):  # tqdm decides when to redraw; only then is the loss fetched from the device
+        if bar.update(images):  # true when tqdm redraws the bar; the loss stays on the device until then
             bar.set_postfix(loss=f"{loss():.4f}", refresh=False)
 
     def end(row: dict[str, Any]) -> None:

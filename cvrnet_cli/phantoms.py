@@ -16,7 +16,9 @@ from cvrnet_cli.output import progress_bar, say, tell
 )
 @click.option("--volumes", is_flag=True, help="Write CTs of 20 to 60 slices each; few slices show the lesion.")
 @click.option(
-    "--follow-up", is_flag=True, help="Write radiographs of three to six days for each patient; the label is the trend."
+    "--follow-up",
+    is_flag=True,
+    help="For each patient, write radiographs of three to six days; the label is their trend.",
 )
 @options.seed
 @click.option("--size", type=int, help="Height in pixels.  [default: 256; 128 with --volumes or --follow-up]")
@@ -26,8 +28,8 @@ from cvrnet_cli.output import progress_bar, say, tell
 def phantoms(output: Path, volumes: bool, follow_up: bool, **settings: Any) -> None:
     """Write synthetic chest radiographs with patients, sources, lung and lesion masks, and a manifest.
 
-    NOR has clear lungs, NCP one focal consolidation, CVP bilateral peripheral ground-glass patches. Equal seeds give
-    equal images.
+    There are three classes: NOR shows clear lungs, NCP one focal consolidation, and CVP bilateral peripheral
+    ground-glass patches. Equal seeds give equal images.
 
     \b
     Examples:

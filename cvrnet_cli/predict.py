@@ -71,9 +71,10 @@ def predict(
     FILE.onnx. Images that cannot be read, and folders without images, are reported; the exit status is then 1. All
     other images are classified.
 
-    For a CT (DICOM: a folder of slices, or a file of many frames), a row with the patient's mean follows the rows of
-    the slices. A model that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM
-    series), the images with one study_id (or patient_id) in a manifest, or the images in one folder.
+    For a CT (DICOM: a folder of slices, or a file of many frames), a row with the mean over the patient's slices
+    follows the rows of the slices. A model that was trained with --unit gives one row for each study or patient: a
+    volume (NIfTI, DICOM series), the images with one study_id (or patient_id) in a manifest, or the images in one
+    folder.
 
     \b
     Examples:
@@ -112,7 +113,7 @@ def predict(
     if marked:
         say(f"Warning: {marked} of {found.images} images are unlike the training images (column unusual)")
     elif done > failed and settings["gate"] is None and "unusual" not in found.columns and "image" in found.counted:
-        say("There is no column unusual, because this model cannot detect images unlike its training images.")
+        say('There is no column "unusual", because this model cannot detect images unlike its training images.')
     for problem in found.problems:
         say(f"Error: {problem}")
     if failed:

@@ -14,7 +14,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
 @options.folds
 @options.overwrite
 def pull(repo: str, output: Path | None, folds: list[int], overwrite: bool) -> None:
-    """Download a run that `cvrnet push` pushed, or any model that timm pushed; the folder is a MODEL for every command.
+    """Download a run that `cvrnet push` pushed, or any model that timm pushed, to a folder that commands take as MODEL.
 
     REV is a branch, a tag or a commit. Each file is checked against its hash, and only JSON and safetensors files are
     read. Without a network (or with HF_HUB_OFFLINE=1), the run comes from the cache. After a failure, repeat the

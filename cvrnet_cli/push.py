@@ -41,14 +41,14 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
 
     \b
     Examples:
-      cvrnet push folds ada/chest --dry-run
-      cvrnet push folds ada/chest --tag v1.0
-      cvrnet push folds ada/chest --fold 1,3
-      cvrnet push folds ada/chest --space
+      cvrnet push run ada/chest --dry-run
+      cvrnet push run ada/chest --tag v1.0
+      cvrnet push run ada/chest --fold 1,3
+      cvrnet push run ada/chest --space
     """
     if dry_run:
         return _show(run, repo, space, settings)
-    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "3")  # the client's default gives up after five minutes
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "3")  # by default, the client retries for 5 minutes
     from huggingface_hub.utils import logging
 
     from cvrnet.hub import push_folds, push_space

@@ -17,12 +17,12 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.inference
 @options.reported
 def soup(run: Path, data: Path | None, output: Path, **settings: Any) -> None:
-    """Average the weights of RUN's folds into one model, and score folds, ensemble and soup on the same images.
+    """Average the weights of RUN's folds into one model, a soup; score folds, ensemble and soup on the same images.
 
-    DATA are labelled images on which no fold was trained. Without DATA, the run's independent images are used. If the
-    run has none, all its images are used: they can show that a soup is bad, but not that it is good. A soup predicts as
-    fast as one fold. It can be as good as the folds if these were fine-tuned from the same pretrained weights (Wortsman
-    et al. 2022).
+    DATA are labelled images on which no fold was trained. Without DATA, the run's images outside all folds are used
+    (--test-source, or split test). If there are none, all images of the run are used. The folds were trained on these,
+    so their scores can show that a soup is bad, but not that it is good. A soup predicts as fast as one fold. It can be
+    as good as the folds if they were fine-tuned from the same pretrained weights (Wortsman et al. 2022).
 
     \b
     Examples:

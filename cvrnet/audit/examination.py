@@ -34,7 +34,7 @@ class Views(NamedTuple):
 
 
 class Examination:
-    """Collects predictions batch by batch. It keeps all probabilities in memory, but at most one batch of images.
+    """Collects predictions batch by batch. It keeps all probabilities in memory, but few images (see `add`).
 
     All models must have equal classes and preprocessing. `of` maps the name of an image to the indices of the models
     that predict it; the probabilities of these models are averaged. Images without an entry in `of` are skipped.
@@ -53,7 +53,9 @@ class Examination:
 
     @classmethod
     def from_pretrained(cls, model: str | Path, records: Sequence[Record], device: str = "auto") -> Examination:
-        """Load a MODEL argument; an image is predicted only by models of the run that were not trained on its patient.
+        """Load the models that the command line's argument MODEL names, such as a run folder.
+
+        Each image is predicted only by models that were not trained on its patient.
 
         Raises:
             UserError: The model cannot be loaded, or it is a model of findings (an image may have several).
@@ -85,7 +87,7 @@ class Examination:
         return Views(whole | parts, remains=float(1 - box.mean()))
 
     def add(self, record: Record, views: Views | None) -> None:
-        """Queue the views of an image; whenever a batch is full, predict it."""
+        """Queue the views of an image for its models; whenever these models have a full batch, predict it."""
         if views is None:
             return
         self.records.append(record)

@@ -14,7 +14,10 @@ COLUMNS = ("severity", "code", "sentence", "advice", "files")
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of the audit."""
+    """One result of the audit.
+
+    Elsewhere in this package, a finding is what a radiologist finds in an image, such as edema.
+    """
 
     code: str  #: a stable name, such as ``label-source``; a scope may follow after a colon
     severity: Severity  #: ``severe`` (results from this data set will mislead), ``warning`` (look at it), or ``note``

@@ -13,7 +13,7 @@ from cvrnet.encoders.packaged_weights import weights_package
 from cvrnet.errors import UserError
 from cvrnet.inference.frozen_features import FrozenFeatures
 
-ENCODER = "tf_efficientnet_lite0"  # adding lite2 hardly found more wrong labels
+ENCODER = "tf_efficientnet_lite0"  # with tf_efficientnet_lite2 in addition, hardly more wrong labels were found
 MIN_IMAGES = 50  # fewer images do not show what is usual in a data set
 SIZE = 160  # pixels; at 224, features take twice the time
 

@@ -54,7 +54,8 @@ def neighbours(
     """Yield pairs of images that share many features, and the variant of the first image that the second resembles.
 
     The descriptors are uint8 (N, MAX_FEATURES, 128). ``numbers`` (N,) are the numbers of features: of image i, the
-    first ``numbers[i]`` descriptors are used. Each of ``images``, indices (M,), is compared with all others of them.
+    first ``numbers[i]`` descriptors are used. ``images`` (M,) are the indices of the images that are compared, each
+    with all others.
     """
     words = _vocabulary(descriptors, numbers, images, seed)
     if words is None:

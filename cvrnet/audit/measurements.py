@@ -43,7 +43,7 @@ class ImageFacts:
     pixel_hash: str  # hash of shape and pixels
     size: tuple[int, int]  # height and width
     format: str  # the file's format and pixel type, such as "JPEG L"
-    vectors: dict[str, np.ndarray]  # features (d,) for each probe except "format"
+    vectors: dict[str, np.ndarray]  # features (d,) for each of `probes.WHAT` except "format"
     thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
     n_points: int = 0
     depth: int = 0  # bits in use, for PNG and TIFF with more than 8; 0 for other files
@@ -172,7 +172,8 @@ def _container(path: Path) -> tuple[str, int, np.ndarray]:
     """Return a file's format and pixel type, its bits in use, and 67 numbers about its JPEG compression.
 
     The bits in use are 0, except for grey PNG and TIFF files of more than 8 bits. The 67 numbers are the luminance
-    table (64 numbers), its sum, the chroma sampling, and whether the JPEG is progressive; other formats have zeros.
+    quantisation table (64 numbers), its sum, the chroma sampling, and whether the JPEG is progressive; other formats
+    have zeros.
     """
     numbers = np.zeros(67, np.float32)
     with open_regular(path) as file:

@@ -21,7 +21,7 @@ LEAST = 5  # least number of images with one patient id; with fewer, a tenth of 
 TIMES = 3  # least number of images with the id, as a multiple of the median number of the other patients
 
 _APART = "Compare classes within one source, and test on a source that is not used for training."
-CAME_OR_WENT = "If the disease did not appear or resolve, correct the labels. Split by patient, never by image."
+CAME_OR_WENT = "If the disease did not change between the images, correct the labels. Split by patient, never by image."
 _SHARED: dict[str, tuple[Severity, str]] = {
     "split": ("severe", "Put all images of a patient into one split."),
     "label": ("note", CAME_OR_WENT),
@@ -73,7 +73,7 @@ def source_findings(records: Sequence[Record], what: str = "Class") -> list[Find
 def label_table(
     labels: Sequence[str], sources: Sequence[str], patients: Sequence[str]
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Return rows with the images and patients of each label and source, and an array of images (labels, sources)."""
+    """Count the images and patients of each label and source: return rows, and an array of images (labels, sources)."""
     who: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(sorted({*labels}), sorted({*sources}))}
     for label, source, patient in zip(labels, sources, patients, strict=True):
         who[label, source].append(patient)
@@ -85,7 +85,7 @@ def label_table(
 
 
 def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[Finding]:
-    """Return a finding if nearly all images of a class are of one source; ``images`` (sources,) counts its images."""
+    """Return a finding if nearly all images of a class are from one source; ``images`` (sources,) are counts."""
     share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[int(images.argmax())]
     if share < MOSTLY:
         return []
@@ -93,7 +93,7 @@ def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[
     sentence = f"{which} come from one source, {source or '(none named)'}."
     severity = grade(severe=share == 1, warning=True)
     figures = {"share": share, "images": total, "source": source}
-    advice = f"Also get {label} from another source; until then a model may recognise the source, not {label}."
+    advice = f"Add images of {label} from another source; otherwise, a model may recognise the source, not {label}."
     return [Finding(f"class-source:{label}", severity, sentence, figures, advice=advice)]
 
 

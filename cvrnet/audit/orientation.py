@@ -8,20 +8,21 @@ from sklearn.model_selection import GroupKFold
 
 SIDE = 16  # pixels of the copies
 FOLDS = 5
-MAX_IMAGES = 3000  # most images that train each fold, so that the cost grows only in proportion to the data set
+MAX_IMAGES = 3000  # most training images of each fold, so that the cost grows only in proportion to the data set
 _TURNED = ("turned by 90°", "upside down", "turned by 270°")
 WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TURNED))
 """The eight ways in which a picture can be stored: in four quarter turns, then as a negative in four quarter turns."""
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return by how much the best other way fits each picture better than upright, (n,), and that way's index, (n,).
+    """Find the way other than upright that fits each picture best; return its margin over upright, and its index.
 
-    The index is a place in `WAYS`. ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Ridge regression
-    learns to distinguish the eight copies of each picture, and then judges pictures of patients that it was not trained
-    on. If a picture is stored in way w, its copy v looks like w followed by v, so all eight copies vote. The margin is
-    about 2 for an inverted film, 1 for a turned film, and -1 for a correct film. The margin is near 0 if the classifier
-    cannot distinguish the copies, for example with few pictures, or with pictures of other things.
+    Both arrays are (n,). The index is a place in `WAYS`. ``pictures`` are (n, side, side); side is a multiple of
+    `SIDE`. Ridge regression learns to distinguish the eight copies of each picture, and then judges pictures of
+    patients that it was not trained on. If a picture is stored in way w, its copy v looks like w followed by v, so all
+    eight copies vote. The margin is about 2 for an inverted film, 1 for a turned film, and -1 for a correct film.
+    It is near 0 if the classifier cannot distinguish the copies, for example with few pictures, or with pictures that
+    are not radiographs.
     """
     n = len(pictures)
     copies = _copies(pictures)

@@ -63,7 +63,7 @@ class Probe:
         return self.auc.low - max(0.5, self.auc_permuted)
 
     def row(self, **scope: str) -> dict[str, Any]:
-        """Return the probe as one row of a table, after the columns `scope`."""
+        """Return the probe as one row of a table; the columns ``scope`` come first."""
         return flat_row(scope | vars(self))
 
 

@@ -18,8 +18,8 @@ from cvrnet.data.finding_labels import SOME_FINDING
 from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
-CHANCE = 1e-3  # largest p-value (Fisher's exact test) of a finding's association with a source or another finding
-MOST_NAMED = 5  # findings that a sentence names
+CHANCE = 1e-3  # associations with a source or another finding are reported below this p-value (Fisher's exact test)
+MOST_NAMED = 5  # most items that a sentence lists; a number says how many more there are
 _CELLS = ("both", "only_first", "only_second", "neither")
 
 Pairs = dict[str, np.ndarray]
@@ -27,7 +27,7 @@ Pairs = dict[str, np.ndarray]
 
 
 def several_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Finding]:
-    """Return what the audit finds about the images' findings without reading pixels.
+    """Return the results of the audit about findings of the images; no pixels are read.
 
     ``truth`` says which images have which of the C findings, (N, C); see `cvrnet.data.findings.finding_truth`.
     """
@@ -55,7 +55,7 @@ def _co_occurrence(names: Sequence[str], truth: Truth, pairs: Pairs) -> Finding:
     ]
     number = (truth == 1).sum(1)
     any_, several = int((number > 0).sum()), int((number > 1).sum())
-    sentence = f"Of {count(len(truth), 'image')}, {any_:,} have a finding and {several:,} several"
+    sentence = f"Of {count(len(truth), 'image')}, {any_:,} have a finding, and {several:,} have several findings"
     if rows:
         top = rows[0]
         sentence += f"; most often together: {top['first']} and {top['second']}, in {count(top['both'], 'image')}"
@@ -70,7 +70,7 @@ def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients:
         if len({*patients[(truth[:, [i, j]] == 1).all(1)]}) < MIN_PATIENTS:
             continue
         share, first, second = float(pairs["both"][i, j] / either[i, j]), names[i], names[j]
-        which = f"{'all' if share == 1 else f'{share:.0%} of the'} {either[i, j]:,} images that have either have both"
+        which = f"{'all' if share == 1 else f'{share:.0%} of the'} {either[i, j]:,} images with at least one have both"
         sentence = f"{first} and {second} nearly always occur together ({which}): no model can distinguish them."
         advice = "Merge them into one finding, or get images that have only one of them."
         figures, severity = {"share": share, "images": int(either[i, j])}, grade(severe=share == 1, warning=True)

@@ -68,7 +68,7 @@ def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     n = len(features)
     references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]
-    # So many neighbours that wrong pictures of one kind are not each other's only neighbours.
+    # With fewer neighbours, wrong pictures of one kind could have only each other as neighbours, and not look odd.
     number = max(MIN_NEIGHBOURS, round(NEAR * len(references)))
     distances = NearestNeighbors(n_neighbors=number + 1).fit(references).kneighbors(features)[0]
     # The nearest neighbour is left out, because it is usually the image itself.

@@ -96,7 +96,10 @@ def spelling_problems(records: Iterable[Record]) -> list[str]:
     problems = []
     for found in spellings.values():
         if len(found) > 1:
-            each = (f"{label!r} ({len(of)}, first {of[0].where or of[0].name})" for label, of in sorted(found.items()))
+            each = (
+                f"{label!r} (images: {len(of)}, first: {of[0].where or of[0].name})"
+                for label, of in sorted(found.items())
+            )
             problems.append(f"labels that differ only in case or blanks: {', '.join(each)}; spell them in one way")
     names = sorted({spelled for found in spellings.values() for spelled in found})
     orders: dict[tuple[str, ...], list[str]] = defaultdict(list)
@@ -105,7 +108,7 @@ def spelling_problems(records: Iterable[Record]) -> list[str]:
     for same in orders.values():
         if len(same) > 1 and len(_BETWEEN.split(same[0])) > 1:
             problems.append(
-                f"labels that differ only in their order: {', '.join(map(repr, same))}; choose one for each image, or "
-                f"separate findings by {SEPARATOR} and learn them (--findings auto)"
+                f"labels that differ only in the order of their parts: {', '.join(map(repr, same))}; choose one "
+                f"class for each image, or separate findings by {SEPARATOR} and learn them (--findings auto)"
             )
     return problems

@@ -1,7 +1,7 @@
-"""Decide whether the text of BodyPartExamined can mean the chest, in many languages and even if it is damaged.
+"""Decide whether the DICOM tag BodyPartExamined can mean the chest, in many languages and even if it is damaged.
 
-Besides the terms of PS3.16 Annex L, files contain words of the hospital's language, words that a vendor chose, and text
-whose accented letters were lost.
+Besides the terms of the standard (PS3.16 Annex L), files contain words of the hospital's language, words that a vendor
+chose, and text whose accented letters were lost.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
-    """Return a hint which columns of the header may be ours under other names; ``""`` if none may be a missing column.
+    """Return a hint: which columns of the header may be ours under other names; ``""`` if none may be a missing column.
 
     The hint includes optional columns, because the user has to rename these, too.
     """

@@ -39,7 +39,7 @@ class DataSet:
 
     @classmethod
     def of_run(cls, run: Mapping[str, Any]) -> DataSet | None:
-        """Return the data set that a run.json names; None if it names none, as in a downloaded run."""
+        """Return the data set that a run.json names; None if it names no data set, as in a downloaded run."""
         columns = run.get(COLUMN_NAMES)
         images = run.get(IMAGES_ROOT)
         if not run.get("data"):

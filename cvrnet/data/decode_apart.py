@@ -1,7 +1,8 @@
 """Decode pixels in a child process, with limits of memory and time.
 
 Decoders run there if their use of memory or time has no known bound. A child serves many requests, one after another,
-so the half second that its start takes is spent only once. Each thread of a process has its own child.
+so the half second that its start takes is spent only once. Threads that decode at the same time
+use different children.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
 
 @contextmanager
 def decoding_threads(workers: int | None, name: str = "") -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads that read images; when the context ends, as by Ctrl-C, decoding in progress stops."""
+    """Yield a pool of threads that read images; when the context ends, for example by Ctrl-C, decoding stops."""
     stopped = threading.Event()
     with ThreadPoolExecutor(workers, name, lambda: setattr(_thread, "stopped", stopped)) as pool:
         try:

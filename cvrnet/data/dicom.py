@@ -78,7 +78,8 @@ def read_frame(
         frames = frame_count(header, path)
         _check_subject(header, any_body_part)
         if frame is None and frames > 1:
-            raise Refused(f"{frames} frames: choose one, as in {os.path.basename(path)}#1; predict reads all frames")
+            name = os.path.basename(path)
+            raise Refused(f"{frames} frames: choose one, as in {name}#1 (`cvrnet predict` reads all frames)")
         if not 1 <= (frame or 1) <= frames:
             raise Refused(f"frame {frame} does not exist: expected 1 to {frames}")
         _check_decodable(header)

@@ -24,10 +24,10 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.2 and C.11.2
 
 
 def keep_stored_bits(cells: np.ndarray, header: Dataset) -> np.ndarray:
-    """Return pixel cells without the bits that do not belong to the pixel; signed values get their sign.
+    """Return pixel cells without the bits that do not belong to the pixel value; signed values are sign-extended.
 
-    A pixel's value has BitsStored bits, of which HighBit is the highest; the other bits may hold overlays (PS3.5
-    8.1.1).
+    A pixel value takes BitsStored bits of its cell, and HighBit is the position of the highest of them. The other bits
+    may hold overlays (PS3.5 8.1.1).
     """
     width, bits = 8 * cells.itemsize, int(header.BitsStored)
     if cells.dtype.kind not in "iu" or not 0 < bits < width:
@@ -49,7 +49,10 @@ def _stored_limits(cells: np.ndarray, header: Dataset) -> tuple[int, int]:
 
 
 def grey_picture(cells: np.ndarray, header: Dataset, window: str, version: int) -> np.ndarray:
-    """Return pixel cells (H, W) of a MONOCHROME1 or MONOCHROME2 image as grey levels, uint8; see `read_image`."""
+    """Return pixel cells (H, W) of a MONOCHROME1 or MONOCHROME2 image as grey levels, uint8.
+
+    ``window`` is as in `read_image`, and ``version`` is its ``grey_version``.
+    """
     values, padding, blank = keep_stored_bits(cells, header), _padding(cells, header), None
     least, most = _stored_limits(cells, header)
     if padding and not least <= padding[0] <= padding[1] <= most:
@@ -74,14 +77,15 @@ def _padding(cells: np.ndarray, header: Dataset) -> tuple[int, int] | None:
     if not isinstance(value := header.get("PixelPaddingValue"), int) or cells.dtype.kind not in "iu":
         return None
     limit = header.get("PixelPaddingRangeLimit")
-    # Read the bits as the type of the pixels: some files give negative values as US, and large ones as SS.
+    # Read the bits as the type of the pixels: some files write negative values as US (unsigned), and large values as SS
+    # (signed).
     ends = [int(end) % 2 ** (8 * cells.itemsize) for end in (value, limit if isinstance(limit, int) else value)]
     low, high = sorted(np.array(ends, f"u{cells.itemsize}").view(cells.dtype).tolist())
     return low, high
 
 
 class _Shown:
-    """Maps the values of one picture to grey levels; `counts` is the number of pixels of each value (None: all 1)."""
+    """Maps the values of one picture to grey levels; `counts` is the number of pixels of each value (None: one)."""
 
     def __init__(
         self, stored: np.ndarray, counts: np.ndarray | None, header: Dataset, padding: tuple[int, int] | None
@@ -106,20 +110,21 @@ class _Shown:
                 return shown * (255 / table.white)
         for level, width, function in _windows(self.header):
             dark, bright = _windowed(np.array([self.low, self.high]), level, width, function)
-            if round(dark) != round(bright) or round(dark) in (0, 255):  # otherwise too wide: all values look the same
+            # Otherwise, the window is too wide: all values would get one grey level.
+            if round(dark) != round(bright) or round(dark) in (0, 255):
                 return _windowed(self.values, level, width, function)
         low, high = self._range() if version > 1 else self._range_1()
         return (self.values - low) * (255 / (high - low)) if high > low else np.zeros(self.values.shape)
 
     def _range(self) -> tuple[float, float]:
-        """Return the values that become black and white if there is no usable table or window (version 2)."""
+        """Return the values that become black and white if there is no usable table or window, in grey version 2."""
         if self.header.BitsStored == 8 and self.stored.dtype.kind == "u" and "ModalityLUTSequence" not in self.header:
             return self.low, self.high
         inside = self._inside()
         return robust_ends(self.values[inside], None if self.counts is None else self.counts[inside])
 
     def _range_1(self) -> tuple[float, float]:
-        """Return the range of version 1: darkest to brightest pixel, or 0 to 255 for 8 bits without rescaling."""
+        """Like `_range`, but in grey version 1: least and greatest value, or 0 and 255 for 8 bits without rescaling."""
         rescaled = "RescaleSlope" in self.header and "RescaleIntercept" in self.header
         if self.stored.dtype == np.uint8 and self.header.BitsStored == 8 and not rescaled:
             return 0, 255
@@ -179,8 +184,8 @@ def _read_table(item: Dataset, header: Dataset, values: np.ndarray, limits: tupl
     needed = min(int(values.max()) - first, (count % 2**16 or 2**16) - 1)
     if not len(entries) or needed >= len(entries):
         return None
-    # Some devices declare a wrong depth: Agfa's CRs declare 16 bits for 12-bit entries, and others 12 bits for 16-bit
-    # entries. The depth is then taken from the entries, as DCMTK, Horos and Cornerstone can do.
+    # Some devices declare a wrong depth: Agfa's CRs declare 16 bits for 12-bit entries, and other devices declare 12
+    # bits for 16-bit entries. The depth is then taken from the entries, as DCMTK, Horos and Cornerstone can do.
     low, high = (min(max(round(limit) - first, 0), len(entries) - 1) for limit in limits)
     largest = int(entries[low : high + 1].max())
     fits = depth > 0 and 2 ** (depth - 1) <= largest < 2**depth
@@ -206,7 +211,7 @@ def table_entries(data: object, count: int, depth: int, header: Dataset) -> np.n
 
 
 def _windows(header: Dataset) -> Iterator[tuple[float, float, str]]:
-    """Yield level, width and function of each possible window in a file."""
+    """Yield level, width and function of each valid window in a file."""
     function = str(header.get("VOILUTFunction") or "").strip().upper()
     function = function if function in FUNCTIONS else "LINEAR"
     least = 1 if function == "LINEAR" else np.nextafter(0, 1)  # PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2
@@ -234,7 +239,7 @@ def _numbers(header: Dataset, name: str) -> Iterator[float]:
         TypeError,
         ArithmeticError,
         LookupError,
-    ):  # pydicom converts the whole text on access
+    ):  # pydicom converts all values on access, so one bad value makes all of them inaccessible
         raw = getattr(header.get_item(name), "value", None)
         values = raw.decode("latin-1").split("\\") if isinstance(raw, bytes) else None
     for value in values if isinstance(values, Sequence) and not isinstance(values, str) else (values,):

@@ -17,7 +17,8 @@ def palette_picture(indices: np.ndarray, header: Dataset) -> np.ndarray:
     if "RedPaletteColorLookupTableData" not in header:  # segmented palettes (PS3.3 C.7.9.2)
         return (apply_color_lut(indices, header)[..., :3] >> (depth - 8)).astype(np.uint8)
     data = [header[f"{colour}PaletteColorLookupTableData"].value for colour in _COLOURS]
-    # A table with half as many words as entries contains bytes, for any declared depth, as in apply_color_lut.
+    # Pass depth 8, whatever depth is declared: a table with half as many words as entries contains bytes, as in
+    # apply_color_lut.
     palettes = np.stack([table_entries(one, count, 8, header) for one in data], axis=-1)
     largest = int(palettes.max())
     if largest < 256:  # bytes, or words that contain 8 bits (PS3.3 C.7.6.3.1.6)
@@ -25,7 +26,7 @@ def palette_picture(indices: np.ndarray, header: Dataset) -> np.ndarray:
     elif largest >= 2**depth:
         depth = 16
     palettes = (palettes >> (depth - 8)).astype(np.uint8)
-    if first >= 2**15 and indices.dtype.kind == "i":  # a negative value, written as US
+    if first >= 2**15 and indices.dtype.kind == "i":  # a negative value, written as US (unsigned)
         first -= 2**16
     picture = np.empty((*indices.shape, 3), np.uint8)
     for row, target in zip(indices, picture, strict=True):  # row by row: NumPy converts each index to 8 bytes

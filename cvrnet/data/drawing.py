@@ -1,4 +1,4 @@
-"""Draw a schematic frontal chest radiograph with known lungs and lesions (`cvrnet.data.phantoms` makes data sets).
+"""Draw a schematic frontal chest radiograph, with exact masks of lungs and lesions, for `cvrnet.data.phantoms`.
 
 Coordinates are relative to the patient: `u` goes from the midline to image right (the patient's left), `v` down from
 the image's upper border, both in image heights. Densities add up along the ray, and a film curve turns them into grey
@@ -26,9 +26,9 @@ def draw_film(
 
     ``label`` (`NOR`, `NCP` or `CVP`, see `cvrnet.data.phantoms`) determines only the lesions: two films that differ
     only in the label are equal outside the lungs, pixel by pixel. ``patient``, a number, determines the anatomy and the
-    places of the lesions. ``image``, a number, determines pose, exposure, filling of the lungs and noise. ``look``, the
-    number of the source, selects one of three looks (``look % 3``), which differ in contrast, noise and the image's
-    width. ``size`` is the height in pixels. ``severity`` multiplies the lesions' density.
+    places of the lesions. ``image``, a number, determines pose, exposure, filling of the lungs and noise. ``look``
+    selects one of three looks (``look % 3``), which differ in contrast, noise and the image's width; phantoms use the
+    number of the source (the hospital). ``size`` is the height in pixels. ``severity`` multiplies the lesions' density.
     """
     # One stream of random numbers for each purpose: with a single one, the lesions would shift all later draws, and the
     # label would change the rest of the image.
@@ -75,7 +75,7 @@ class _Anatomy:
 
 
 class _Canvas:
-    """The pixels of one film, with their places in the patient's coordinates, and functions that draw there."""
+    """The pixels of one film, with their places in the patient's coordinates, and functions that draw on them."""
 
     def __init__(self, size: int, aspect: float, rng: np.random.Generator):
         self.height, self.width = size, round(size * aspect)
@@ -145,7 +145,7 @@ def _lungs(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
 
 
 def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
-    """Return ribs (back and front, faint below the diaphragm), clavicles, scapulae and humeri."""
+    """Return ribs (back and front, faint outside the lungs), clavicles, scapulae and humeri."""
     s = np.linspace(0, 1, 16)
     back, front, shoulders = [], [], []
     for side, sign in enumerate((-1, 1)):

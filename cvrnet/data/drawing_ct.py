@@ -1,4 +1,4 @@
-"""Draw a schematic CT of a chest, slice by slice, with known lungs and one lesion (`cvrnet.data.phantom_studies`).
+"""Draw a schematic chest CT slice by slice, with exact masks of lungs and lesion, for `cvrnet.data.phantom_studies`.
 
 Lengths are in heights of a slice; `z` goes from the apices of the lungs (0) to the diaphragm (1). Grey levels are those
 of a lung window: air black, lung dark, soft tissue white.

@@ -134,7 +134,7 @@ def known_findings(records: Sequence[Record]) -> Truth:
 
 
 def several_findings_in(records: Sequence[Record]) -> bool:
-    """Return whether any label names several findings or, without any labels, whether there are `finding_columns`."""
+    """Return whether any label names several findings; if no image has a label, whether there are `finding_columns`."""
     if any(record.label for record in records):
         return any(SEPARATOR in record.label for record in records)
     return bool(finding_columns(records))

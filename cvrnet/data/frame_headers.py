@@ -32,8 +32,8 @@ _SOI, _EOI, _SOS, _SOF_LS = 0xD8, 0xD9, 0xDA, 0xF7
 _SIZES = {*range(0xC0, 0xD0), 0xDE, _SOF_LS} - {0xC4, 0xC8, 0xCC}  # markers that start a frame; DHT, JPG and DAC do not
 # Huffman-coded frames (baseline, extended sequential, lossless), DHT, SOS, DQT, DRI, comments, APPn except JPEG XT's
 _ORDINARY = {0xC0, 0xC1, 0xC3, 0xC4, _SOS, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xEB}
-_MAX_RUN = 64  # bytes of values for each byte of RLE data (PS3.5 G.3.1)
-_MAX_RLE = 256_000_000  # bytes
+_MAX_RUN = 64  # the most decoded bytes for each byte of RLE data (PS3.5 G.3.1)
+_MAX_RLE = 256_000_000  # decoded bytes
 
 
 def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
@@ -42,11 +42,12 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
     Args:
         frame: the codestream of one frame.
         size: the size in the tags.
-        coding: ``"jpeg"`` (JPEG and JPEG-LS), ``"jpeg2000"`` (with HTJ2K) or ``"rle"``; for any other value, the result
-            is False.
+        coding: ``"jpeg"`` (JPEG and JPEG-LS), ``"jpeg2000"`` (JPEG 2000 and HTJ2K, which are never ordinary) or
+            ``"rle"``. For any other value, nothing is checked, and the result is False.
 
     Raises:
-        Refused: The frame is damaged, or declares no size, another size or more bits than the tags, or too many scans.
+        Refused: The frame is damaged, has too many scans, or declares no size, another size than the tags, or more bits
+            than the tags.
     """
     if coding == "rle":
         return len(frame) * _MAX_RUN <= _MAX_RLE

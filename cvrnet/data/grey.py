@@ -13,8 +13,8 @@ TAIL = 0.005
 burned-in text."""
 
 VERSIONS = (1, 2)
-"""Versions of the rule for the range of a picture of more than 8 bits (docs/data.md): with its extreme pixels (1), or
-without them (2). Models that were trained before version 2 existed still use version 1."""
+"""Versions of the rule that turns a picture of more than 8 bits into 8 bits (docs/data.md): extreme pixels affect the
+range in version 1, but not in version 2. Models that were trained before version 2 existed still use version 1."""
 LATEST = VERSIONS[-1]
 
 _PART = 2**20  # values that are counted at once: NumPy converts each to 8 bytes
@@ -27,8 +27,9 @@ Shown = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None) -> np.ndarray:
     """Return the grey level of each pixel, rounded to uint8.
 
-    For integers of up to 16 bits, `shown` gets each occurring value once instead of all pixels, because its results are
-    float64, 8 bytes each. Pixels outside the mask `counted` become 0, unless their value also occurs inside.
+    For integers of up to 16 bits, `shown` gets each occurring value once instead of all pixels, because the results of
+    `shown` are float64, 8 bytes each. Only for these integers, the mask `counted` is used: pixels outside the mask
+    become 0, unless their value also occurs inside.
     """
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
         return np.rint(shown(pixels.ravel(), None).clip(0, 255)).astype(np.uint8).reshape(pixels.shape)

@@ -1,7 +1,7 @@
 """Read data sets of the Hugging Face Hub, or in its formats: ``hfds:user/name`` (extra ``hfds``).
 
-timm uses the same prefix for the ``datasets`` library, which also reads local data. In ``hfds:FOLDER``, the folder
-contains images or Parquet files, or was written by ``Dataset.save_to_disk``.
+The prefix ``hfds:``, which timm also uses, stands for the ``datasets`` library. This library also reads local data: in
+``hfds:FOLDER``, the folder contains images or Parquet files, or was written by ``Dataset.save_to_disk``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[
         return [f"no column of labels, named label or of the type ClassLabel (columns: {', '.join(features)})"]
     problems = []
     for split, dataset in splits.items():
-        # A single split, "train", is the whole data set.
+        # A single split (usually "train") is the whole data set, so its images get no split.
         prefix, known = (f"{split}/", split_name(split)) if len(splits) > 1 else ("", "")
         if known is None:
             problems.append(f"unknown split {split!r}: expected train, validation or test")
@@ -103,7 +103,10 @@ def _rows(dataset: Any, where: str, prefix: str, split: str, image: str, label: 
 
 
 def _store(folder: Path, data: bytes) -> Path:
-    """Write an image to a file, unless it exists, and return the path: the image cache depends on the file's time."""
+    """Write an image to a file, and return the path.
+
+    An existing file is not written again, because the image cache depends on the file's modification time.
+    """
     digest = hashlib.sha256(data).hexdigest()[:40]
     path = folder / digest[:2] / digest[2:]
     if not path.is_file():

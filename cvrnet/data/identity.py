@@ -70,7 +70,9 @@ def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
 
 
 def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Return each image's patient: images with the same id or tag are of one patient, named by a tag or else an id.
+    """Return each image's patient: images that share an id or a tag are of one patient.
+
+    The patient is named by one of the tags or, if there is no tag, by the id.
 
     >>> _joined(["1", "", "1", "2"], ["a", "a", "", ""])
     ['a', 'a', 'a', '2']
@@ -90,12 +92,14 @@ def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
 
 
 def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str]) -> str:
-    sentence = f"{sum(map(bool, ids))} of {len(ids)} images have a patient_id: DICOM's PatientID is used"
+    sentence = f"{sum(map(bool, ids))} of {len(ids)} images have a patient_id, so DICOM's PatientID is used, too"
     named = {patient for patient, given in zip(patients, ids, strict=True) if given}
     only_id = sum(not tag and patient == given != "" for given, tag, patient in zip(ids, tags, patients, strict=True))
     only_tag = sum(patient not in named for patient in patients if patient)
     if only_id and only_tag:
-        sentence += f"; {only_id} images have only a patient_id, {only_tag} only a PatientID: these may share patients"
+        sentence += (
+            f"; {only_id} images have only a patient_id, {only_tag} only a PatientID: one patient may be in both groups"
+        )
     return sentence
 
 
@@ -118,7 +122,11 @@ def pseudonym(value: str, prefix: str) -> str:
 
 
 def keyed_hash(text: str) -> str:
-    """Return the HMAC-SHA-256 of a text with the user's key, in hexadecimal digits; errors are as in `pseudonym`."""
+    """Return the HMAC-SHA-256 of a text with the user's key, in hexadecimal digits.
+
+    Raises:
+        UserError: The key cannot be read or written.
+    """
     return hmac.new(_key(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Read any supported image file as an 8-bit picture.
 
-The format is recognised by the file's content, never by its name, and only the formats of `FORMATS` are tried. The size
-that a file declares is checked before a pixel is decoded. Pillow's own size limit is a setting of the calling program,
-and is not changed.
+NIfTI files are recognised by their names (`is_nifti`), all other formats by the file's content. Besides NIfTI, only the
+formats of `FORMATS` are tried. The size that a file declares is checked before a pixel is decoded. Pillow's own size
+limit is a setting of the calling program, and is not changed.
 """
 
 from __future__ import annotations

@@ -43,14 +43,14 @@ def in_turn(pixels: int) -> AbstractContextManager[object]:
 
 
 def check_scans(scans: int, pixels: int) -> None:
-    """Refuse a JPEG with too many scans: even a scan of a few bytes takes as long as decoding all pixels."""
+    """Refuse a JPEG with too many scans: for each scan, even one of a few bytes, a decoder goes through all pixels."""
     most = min(MAX_SCANS, _MOST_SCANNED // max(pixels, 1))
     if scans > most:
         raise Refused(f"a JPEG of more than {most} scans, which would take very long to decode")
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse a picture that declares more pixels than are allowed."""
+    """Refuse a picture that declares too many pixels, or too long a side."""
     if width * height > MAX_PIXELS:
         raise Refused(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
     if max(width, height) > MAX_SIDE:

@@ -46,13 +46,14 @@ class LungFinder:
     """Finds the mask of each picture, and masks or crops the picture with it.
 
     If the data set gives a mask for a picture, this mask is used instead of the segmenter's. If a mask cannot be used
-    (it is empty, implausible, or has another aspect ratio), the picture is used whole, and ``whole`` states the reason.
+    (it is unreadable, empty, implausible, or has another aspect ratio than the picture), the picture is used whole, and
+    the attribute ``whole`` states the reason.
 
     Args:
         settings: Mask or crop, and the margin.
         given: Picture file -> its mask file in the data set.
         segmenter: Finds the lungs in pictures without a mask in ``given``.
-        cache_folder: Where the segmenter's masks are stored (``""``: the default folder); None: they are not stored.
+        cache_folder: Where the segmenter's results are stored (``""``: the default folder); None: they are not stored.
         whole_without: Use a picture whole if there is neither a mask nor a segmenter for it; by default, this is an
             error.
     """

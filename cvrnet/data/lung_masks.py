@@ -20,9 +20,9 @@ from cvrnet.errors import UserError
 MODES = ("mask", "crop")
 MOST_MARGIN = 0.5
 LEAST_AREA, MOST_AREA = 0.1, 0.7  # share of the picture inside the mask; in 95 masks by radiologists: 0.20 to 0.59
-LEAST_LOBE = 0.2  # least share of the mask in the smaller lung; in the radiologists' masks: 0.41
+LEAST_LOBE = 0.2  # least share of the mask in the smaller lung; least in the radiologists' masks: 0.41
 SPECK = 0.1  # share of the mask; parts with a smaller share are not counted
-MOST_BORDER = 0.15  # share of the picture's border that the mask may touch; in the radiologists' masks: 0.11
+MOST_BORDER = 0.15  # share of the picture's border that the mask may touch; most in the radiologists' masks: 0.11
 
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]  #: top, left, bottom, right in pixels; bottom and right are exclusive
@@ -57,7 +57,7 @@ class LungSettings:
         try:
             return cls(mode, float(margin))
         except ValueError as error:
-            raise UserError(f"lungs {text!r:.40} are not known: {error}") from error
+            raise UserError(f"lung settings {text!r:.40} are not known: {error}") from error
 
     def box(self, mask: Mask) -> Box:
         """Return the bounding box of a mask, with the margin, cut at the picture's border.

@@ -90,7 +90,7 @@ class Course:
     outcome: Outcome
     fates: Mapping[str, Fate]  #: `patient_key` -> what is known; patients about whom nothing is known are missing
     yes_no: bool  #: whether the column says yes or no, without a day
-    notes: Sequence[str] = field(default_factory=tuple)  #: sentences about the column
+    notes: Sequence[str] = field(default_factory=tuple)  #: warnings about the column's values, one sentence each
 
     def at_risk(self, records: Sequence[Record]) -> tuple[list[Record], Lines, Lines]:
         """Return the films to use, a line for each film with a wrong day, and a line for each film that is too late.
@@ -225,8 +225,8 @@ def _yes_or_no(cells: Sequence[str]) -> Fate | str:
 def _notes(outcome: Outcome, cells: Sequence[str], yes_no: bool) -> tuple[str, ...]:
     if yes_no:
         return (
-            f"{outcome.column} says yes or no, without a day: films from after the event cannot be distinguished from "
-            "those before it, so a leak cannot be excluded, and the horizon has no effect",
+            f"{outcome.column} says yes or no, without a day: it is not known which films were taken after the event, "
+            "so a leak cannot be excluded, and the horizon has no effect",
         )
     if {day_number(cell) for cell in cells} == {0.0, 1.0}:
         return (

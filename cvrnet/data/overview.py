@@ -80,7 +80,7 @@ def look_over(
 
 
 def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """Return each image's labels: the parts of ``label`` or, if all are empty, the findings whose column is 1."""
+    """Return each image's labels: the parts of ``label`` or, if no image has one, the findings whose column is 1."""
     if any(record.label for record in records):
         return [tuple(filter(None, map(str.strip, record.label.split(SEPARATOR)))) for record in records]
     findings = [

@@ -21,7 +21,7 @@ _NOBODY = re.compile(
     r"|x{2,}|0+"
 )
 _ERROR = re.compile(r"#(N/A|[A-Z0/]+[!?])")  # what a spreadsheet shows for a failed formula
-_WHOLE = re.compile(r"(-?\d+)(?:\.0+|,00?)")  # three zeros after a comma are thousands
+_WHOLE = re.compile(r"(-?\d+)(?:\.0+|,00?)")  # not ",000": this comma separates thousands
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # the wide forms of ASCII, as in １２
 _ROUNDED = re.compile(r"-?\d(\.\d+)?[eE][+-]\d+")
 

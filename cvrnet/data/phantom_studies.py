@@ -57,7 +57,7 @@ def write_studies(
 
     The folder gets ``images/<patient>/<name>.png`` (8-bit grey; CTs as in a lung window), ``lungs/<name>.png``,
     ``lesions/<name>.png`` for the pictures with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal
-    arguments give equal bytes, and a patient's pictures depend on the seed and the patient's number only.
+    arguments give equal bytes, and a patient's pictures do not depend on `n`.
 
     Args:
         folder: A new or empty folder or, with ``overwrite``, an earlier data set of phantoms.

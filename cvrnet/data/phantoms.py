@@ -1,9 +1,9 @@
-"""Write data sets of synthetic frontal chest radiographs with known lungs and lesions, for tests and the quick start.
+"""Write data sets of synthetic frontal chest radiographs, with masks of lungs and lesions, for tests and quick start.
 
 `cvrnet.data.drawing` simulates the anatomy (lungs of varying shape, diaphragm, mediastinum, heart, bones, vessels) and
 the film (pose, exposure, noise). `NOR` has clear lungs, `NCP` one focal consolidation in one lung, `CVP` ground-glass
 patches in both lungs, at their outer edge and mostly in the lower half. The part of a film outside the lungs says
-nothing about its label, and brightness differs more between films than between a film with and without a lesion.
+nothing about its label. Brightness differs more from film to film than a lesion changes it.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about radiographs or disease.
 """
@@ -29,12 +29,13 @@ from cvrnet.folders import check_renamable, entries, lock_folder, made_aside, ne
 
 LABELS = ("NOR", "NCP", "CVP")
 MARKER_BOX = (0.04, 0.04, 0.13, 0.15)
-"""Place of the shortcut's marker: left, top, right, bottom as fractions of the image's width and height."""
+"""Place of the marker that `write_phantoms` draws with ``shortcut``: left, top, right, bottom as fractions of the
+image's width and height."""
 
 COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
 STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "event_day", "modality", "lung_mask", "lesion_mask")
 """Columns of the manifests that `cvrnet.data.phantom_studies` writes."""
-_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # for the triples of patients, in turn
+_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in the 1st, 2nd, 3rd and 4th turn of `_plan`, then again
 _FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
 # Patients come in triples (see `_plan`). In this share of the triples with several images per patient, two patients
 # exchange labels; these are 4 % of all patients.
@@ -70,8 +71,8 @@ def write_phantoms(
         sources: Two names or more; they become folder names.
         shortcut: Tie the label to the first source: nine in ten CVP patients, but only one in ten of the other
             patients, come from this source (the label of a patient's first image counts). Mark the images of this
-            source with a white box with an R at `MARKER_BOX`, above the patient's right shoulder. Patients, labels and
-            lesions do not depend on `shortcut`. Without `shortcut`, label and source are independent.
+            source with a white R in a white frame at `MARKER_BOX`, above the patient's right shoulder. Patients, labels
+            and lesions do not depend on `shortcut`. Without `shortcut`, label and source are independent.
         overwrite: Replace the earlier data set when the new data set is complete.
         progress: Called after each image with the number done and `n`.
 
@@ -174,7 +175,7 @@ def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
         last = [first[1], first[0], first[2]] if images > 1 and rng.random() < _TWO_LABELS else first
         for k in range(3):
             if shortcut:
-                # In ten triples, one patient of each label is from a source that the label is not tied to.
+                # Of ten patients of a label (in ten triples), one is from a source that the label is not tied to.
                 odd = np.random.default_rng([seed, 0, 2, triple // 10]).integers(10, size=3)
                 usual = triple % 10 != odd[LABELS.index(first[k])]
                 source = 0 if usual == (first[k] == "CVP") else int(rng.integers(1, n_sources))

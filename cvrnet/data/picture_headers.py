@@ -1,4 +1,4 @@
-"""Check the sizes that a picture file declares, before Pillow opens the file and allocates so much memory."""
+"""Check the sizes that a picture file declares, before Pillow opens the file and allocates memory for them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 from cvrnet.data.limits import Refused
 
 _EXIF = b"Exif\0\0"
-# Bytes of each type of value (TIFF 6.0, section 2; 16 to 18 are BigTIFF's).
+# Bytes per value of each TIFF type (TIFF 6.0, section 2; types 16 to 18 are BigTIFF's).
 _UNITS = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], float)
 _DIRECTORIES, _MOST_DIRECTORIES = (0x8769, 0x8825, 0xA005), 10  # tags that point to EXIF and GPS tags
-_MOST_EXIF = 1_000_000  # bytes; a JPEG segment has 64 kB, and Pillow joins the segments
+_MOST_EXIF = 1_000_000  # bytes; a JPEG segment has at most 64 kB, and Pillow joins the segments
 
 
 def webp_size(chunk: bytes) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def check_directory(file: BinaryIO) -> None:
 
 
 def check_exif(info: Mapping[Any, Any]) -> None:
-    """Like `check_directory`, but for the EXIF in a picture's information, which Pillow reads on request."""
+    """Like `check_directory`, but for the EXIF in Pillow's ``Image.info``, which Pillow parses only on request."""
     block = info.get("exif")
     if block is None and isinstance(text := info.get("Raw profile type exif"), str):  # as in `Image.getexif`
         with suppress(ValueError):
@@ -86,7 +86,7 @@ def check_jpeg_exif(file: BinaryIO) -> None:
     """Like `check_directory`, but for the EXIF of a JPEG file, which Pillow reads when it opens the file."""
     blocks, length = [], 0
     file.seek(2)
-    while len(header := file.read(4)) == 4 and header[:2] != b"\xff\xda":  # the first scan
+    while len(header := file.read(4)) == 4 and header[:2] != b"\xff\xda":  # until the first scan
         if header[0] != 0xFF or header[1] == 0xFF or header[1] in (0, *range(0xD0, 0xDA)):  # a marker without content
             file.seek((2 if header[0] == 0xFF and header[1] != 0xFF else 1) - len(header), os.SEEK_CUR)
             continue

@@ -35,7 +35,8 @@ INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Re
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
     """Resize a whole uint8 image (H, W) or (H, W, 3) to (height, width, C), where C is 1 or 3.
 
-    The aspect ratio is not kept (v2 section 5.2). The interpolation is a key of `INTERPOLATIONS`.
+    The aspect ratio is not kept, as in the second paper (v2 section 5.2). The interpolation is a key of
+    `INTERPOLATIONS`.
     """
     height, width = size
     resized = np.array(Image.fromarray(image).resize((width, height), check_interpolation(interpolation)))

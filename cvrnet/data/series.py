@@ -19,19 +19,20 @@ from cvrnet.data.limits import Refused
 class Slice(NamedTuple):
     """One image to predict."""
 
-    path: Path  #: a frame of a multi-frame file is named as in ``ct.dcm#12``
+    path: Path  #: the image file; frame 12 of a multi-frame file is ``ct.dcm#12``
     volume: Path | None = None  #: a slice's multi-frame file, or the folder of its series; None for other images
     patient: str = ""  #: the patient's pseudonym, if known
     key: tuple[str, str] = ("", "")  #: key of the patient, and key of the series
 
 
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
-    """Yield the images of files in the given order; DICOM slices are sorted by patient, series and position.
+    """Yield the images in files, in the order of the files; only DICOM slices are sorted.
 
-    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). They are sorted
-    by their position along the normal of the slices (ImagePositionPatient) or, without it, by InstanceNumber or the
-    file's name; frames keep the file's order. Files that cannot be read are also yielded; `read_image` later reports
-    why.
+    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). Among
+    consecutive DICOM files, the slices of a patient come together, and so do the slices of a series. The slices of a
+    series are sorted by their position along the axis perpendicular to them (ImagePositionPatient) or, without it, by
+    InstanceNumber or the file's name. Frames keep the file's order. Files that cannot be read are also yielded;
+    `read_image` later reports why.
     """
     for is_dicom, files in itertools.groupby(paths, is_dicom_file):
         if not is_dicom:
@@ -59,7 +60,7 @@ _TAGS = (
 
 
 def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
-    """Yield the images in one DICOM file, each with its position."""
+    """Yield the images in one DICOM file, each with a key that sorts the slices of a series."""
     is_slice = False
     with suppress(Refused, OSError):  # read_image gives the reason
         dicom = dicom_module()
@@ -68,7 +69,7 @@ def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
             frames = dicom.frame_count(header, path)
             patient_id = dicom.tag_text(header, "PatientID")
             series = str(header.get("SeriesInstanceUID") or os.path.dirname(path))
-            scout = "LOCALIZER" in (header.get("ImageType") or ())  # the third value for CT (PS3.3 C.8.2.1.1.1)
+            scout = "LOCALIZER" in (header.get("ImageType") or ())  # value 3 of ImageType for CT (PS3.3 C.8.2.1.1.1)
             position = _position(header)
             is_slice = frames > 1 or (header.get("Modality") == "CT" and not scout)
     if not is_slice:
@@ -84,7 +85,7 @@ def _slices(path: Path) -> Iterator[tuple[Slice, tuple[float, ...]]]:
 
 
 def _position(header: Any) -> tuple[float, ...]:
-    """Return a slice's sort key: position along the normal (PS3.3 C.7.6.2.1.1), else its number, else the end."""
+    """Return a slice's sort key: its position (PS3.3 C.7.6.2.1.1), else InstanceNumber, else a key that comes last."""
     with suppress(Exception):  # missing or damaged
         position = np.array(header.ImagePositionPatient, dtype=float)
         axes = np.array(header.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0), dtype=float)

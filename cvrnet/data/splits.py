@@ -1,9 +1,9 @@
 """Split data without leaks: which images belong to one patient, and which are held back.
 
-**One patient.** A ``patient_id`` means one person in all sources of a data set, because a hospital's films may be in
-several collections. If two persons have the same id, their images are kept in one set, which causes no leak. If an id
-means different persons in different sources, make the ids different, for instance by putting the source in front. An
-image without an id counts as a separate patient. No two sets share a patient.
+**One patient.** A ``patient_id`` means one person in all sources (hospitals, collections) of a data set, because a
+hospital's films may be in several collections. If two persons have the same id, the images of both stay in one set,
+which causes no leak. To separate them, make the ids different: for instance, write the source before the id. An image
+without an id counts as a separate patient. No two sets share a patient.
 
 **Held back.** These are the images of the test source or, without a test source, the images whose ``split`` is
 ``test``. No job trains or validates on them. They are scored as the set ``independent``.
@@ -27,12 +27,11 @@ from cvrnet.errors import UserError
 Sets = dict[str, list[Record]]
 Key = TypeVar("Key")
 INDEPENDENT = "independent"
-"""Name of the set of images that no model of a job is trained or validated on; in split.csv, their fold has this
-name."""
+"""Name of the set of images that no model of a job is trained or validated on; their ``fold`` in split.csv."""
 
 
 def patient_key(patient_id: str, image: str | int) -> str:
-    """Return the patient of an image, as a text that differs between patients.
+    """Return a text that identifies the patient of an image.
 
     Without a ``patient_id``, the image (its name or index) stands for the patient.
 
@@ -62,7 +61,7 @@ def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Re
     independent = [r for r in records if (r.source == test_source if test_source else r.split == "test")]
     inside = [r for r in records if r.split != "test" and not (test_source and r.source == test_source)]
     if not inside:
-        raise UserError("no image is left to train on; expected some outside the test source and split=test")
+        raise UserError("no image is left to train on; expected some outside the test source and outside split=test")
     refuse_shared_patients({"the training images": inside, "the independent images": independent})
     return inside, independent
 
@@ -80,7 +79,7 @@ def holdout_sets(
     for validation.
 
     Raises:
-        UserError: As in `hold_back`; also if only validation images are left.
+        UserError: `hold_back` refuses the images, only validation images are left, or two sets share a patient.
     """
     inside, independent = hold_back(records, test_source)
     held_out = [r.split == "val" for r in inside]
@@ -96,7 +95,10 @@ def holdout_sets(
 
 
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
-    """Return the sets of one fold: this fold is ``test``, the next is ``val``, the others are ``train`` (v1 Fig. 3)."""
+    """Return the sets of one fold: this fold is ``test``, the next is ``val``, the others are ``train``.
+
+    The first paper does the same (arXiv 2007.11993, Fig. 3).
+    """
     validates = fold % max(folds) + 1
     sets: Sets = {"train": [], "val": [], "test": []}
     for record, number in zip(records, folds, strict=True):
@@ -124,8 +126,8 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
     """Return the fold, 1 to `n_folds`, of each image: the first paper's cross-validation (Fig. 3), by patient.
 
     All images of a patient are in one fold; an image without a patient id counts as a separate patient. Labels and
-    sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). If
-    labels name ``findings``, each finding and each source spreads evenly (`cvrnet.data.stratify`).
+    sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). With
+    ``findings`` (a label may name several), each finding and each source spreads evenly (`cvrnet.data.stratify`).
 
     Raises:
         UserError: if there are fewer than two folds, or a class or finding has fewer patients than folds.
@@ -145,10 +147,10 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 def holdout_split(
     records: Sequence[Record], fraction: float = 0.2, seed: int = 0, findings: Sequence[str] = ()
 ) -> list[bool]:
-    """Return whether each image is held out; about the share `fraction` is, and a patient's images stay together.
+    """Return for each image whether it is held out: about `fraction` of the images, and all or none of a patient's.
 
-    Labels and sources spread as in `make_folds`. A class of at least two patients is in both parts; a class of one
-    patient is not held out.
+    Labels and sources spread as in `make_folds`. A class of at least two patients is in both parts, if possible; a
+    class of one patient is not held out.
 
     Raises:
         UserError: if the fraction is not between 0 and 1, or there are fewer than two patients.
@@ -167,7 +169,9 @@ def holdout_split(
 
 
 def _nearest_ratio(fraction: float, limit: int) -> tuple[int, int]:
-    """Return (n, k): smallest n up to `limit` for which k / n is within 0.01 of the fraction; else the closest k / n.
+    """Return (n, k), where k of n folds are to be held out; n is at most `limit`.
+
+    n is the smallest number for which k / n is within 0.01 of `fraction`; if there is none, k / n is the closest.
 
     >>> _nearest_ratio(0.2, 100), _nearest_ratio(0.3, 100), _nearest_ratio(0.2, 3)
     ((5, 1), (10, 3), (3, 1))
@@ -225,10 +229,10 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
 
 
 def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> list[int]:
-    """Return the stratum of each image: its label and source, if these have at least `least` patients.
+    """Return the number of each image's stratum. A stratum has the images of one label and one source.
 
-    Rarer strata are merged: first with the next smallest stratum of the same label. If this is not enough, they are
-    merged with the next smallest stratum of any label.
+    A stratum of fewer than `least` patients is merged with the next smallest stratum of the same label. If this is not
+    enough, it is merged with the next smallest stratum of any label.
     """
     keys = [(record.label, record.source) for record in records]
     strata = {key: [key] for key in sorted(set(keys))}
@@ -255,7 +259,7 @@ def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> l
 def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
     """Change the held-out patients until each class is on both sides; a class of one patient is not held out.
 
-    After that, a class can only be missing on one side if it shares patients of several labels with another class.
+    Afterwards, a class can be missing on one side only if some of its patients also have another class.
     """
 
     def harm(patient: str) -> int:
@@ -265,4 +269,4 @@ def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
 
     for _, of_class in sorted(members.items(), key=lambda item: (len(item[1]), item[0])):
         if of_class <= held or (len(of_class) > 1 and not of_class & held):
-            held ^= {min(of_class, key=lambda patient: (harm(patient), patient))}  # to the other side
+            held ^= {min(of_class, key=lambda patient: (harm(patient), patient))}  # move the patient

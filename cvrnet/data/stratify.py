@@ -15,7 +15,7 @@ def iterative_folds(counts: NDArray[np.float64], n_folds: int, seed: int = 0) ->
 
     Args:
         counts: (P, C + 1): for each of P patients, the number of images with each of C findings and, in the last
-            column, of all images.
+            column, the number of all images. A source may take the place of a finding.
         n_folds: Number of folds.
         seed: Seed of the random numbers.
     """

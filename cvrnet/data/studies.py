@@ -15,14 +15,14 @@ from cvrnet.errors import UserError
 from cvrnet.formatting import counts
 
 STUDY, DAY, MODALITY = "study_id", "day", "modality"
-"""Columns of a manifest: the study of a picture, its day (day 0 can be any day), and its DICOM modality."""
+"""Columns of a manifest: a picture's study, its day (days since any day), and its DICOM modality."""
 
 _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "radiograph")}
 
 
 @dataclass(frozen=True, slots=True)
 class Study(Record):
-    """A bag: its pictures, and the values that they share. Its name is the name of the study or patient."""
+    """A bag: its pictures, and the values that they share. Its name is the id of the study or patient."""
 
     pictures: tuple[Record, ...] = ()
     days: tuple[float, ...] = ()  #: days from each picture to the last picture; all zero if the days are not known

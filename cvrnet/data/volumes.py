@@ -33,8 +33,8 @@ def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record]
     views of CTs are left out.
 
     Returns:
-        The pictures, and one line for each volume or study that cannot be used: a file cannot be read, or a study has
-        two series or slices of two sizes. Such a study is left out as a whole.
+        The pictures, and one line for each record or study that is left out as a whole: a record whose file cannot be
+        read, or a study with several series or with slices of several sizes.
     """
     problems: list[str] = []
     found: list[_Slice] = []
@@ -95,7 +95,7 @@ def _in_order(found: Sequence[_Slice]) -> list[_Slice]:
 
 
 def _wrong_studies(found: Iterable[_Slice]) -> dict[tuple[str, str], str]:
-    """Return patient and study -> why the slices of the study are not one volume."""
+    """Return (patient, study) -> why the study's slices are not one volume; only for studies with a problem."""
     series: dict[tuple[str, str], set[str]] = {}
     sizes: dict[tuple[str, str], set[tuple[int, int]]] = {}
     for record, name in found:

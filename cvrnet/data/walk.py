@@ -48,7 +48,7 @@ class Found:
 
 
 def mask_kind(folder: str) -> str:
-    """Return the kind of the masks in a folder of this name: ``lung_mask``, ``lesion_mask`` or ``other``; else ``""``.
+    """Return the kind of masks that a folder's name states: ``lung_mask``, ``lesion_mask`` or ``other``; else ``""``.
 
     >>> mask_kind("LungMasks"), mask_kind("infection_segmentation"), mask_kind("heart-masks"), mask_kind("lungs")
     ('lung_mask', 'lesion_mask', 'other', '')
@@ -68,7 +68,7 @@ def is_image_folder(folder: str) -> bool:
 
 
 def mask_of(stem: str) -> tuple[str, str]:
-    """Return, for a file's stem, the stem of its image and the kind of mask; for an image, its own stem and ``""``.
+    """Split a mask file's stem into its image's stem and the kind of mask; for an image, return its stem and ``""``.
 
     Numbered masks are of the kind ``other``, because none of them shows all of an image's lungs or lesions.
 
@@ -114,7 +114,7 @@ def walk(root: Path, on_error: Callable[[OSError], object] = _raise, *, volumes:
             on_error(error)
             continue
         if identity in seen or identity in above:
-            found.passed_over["a link to a folder above or read before"] += 1
+            found.passed_over["a link to a parent folder or to a folder already read"] += 1
             continue
         seen.add(identity)
         if prefix:

@@ -78,7 +78,7 @@ def import_data_set(
         folder: The data set, as its authors distribute it.
         output: The manifest to write.
         partial: Import the files that exist, even if tables or lists name files that are missing.
-        columns: For ``generic``: our name of a column -> its name in the CSV file.
+        columns: For ``generic``: column of the manifest -> column of the CSV file that holds its values.
         overwrite: Replace an existing file.
 
     Raises:
@@ -107,7 +107,7 @@ def import_data_set(
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuse to replace a file; with ``overwrite``, refuse only a file that is not a manifest, such as a table."""
+    """Refuse to replace a file; with ``overwrite``, refuse only a file that is no manifest, such as another table."""
     if not os.path.lexists(output):
         return
     if not overwrite:
@@ -120,7 +120,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def counts(rows: Sequence[Row], findings: Sequence[str] = ()) -> dict[str, int]:
     """Return the numbers of images, patients and boxes, and of images with each split and label, in a manifest's rows.
 
-    ``findings`` names the columns of findings. In such a column, the images with a cell of 1 are counted.
+    ``findings`` names the columns of findings. For each of these columns, the images with a cell of 1 are counted.
 
     >>> counts([{"path": "a", "label": "Edema|Mass", "patient_id": "1"}, {"path": "b", "label": "Mass"}])
     {'images': 2, 'patients': 1, 'label Mass': 2, 'label Edema': 1}

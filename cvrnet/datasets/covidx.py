@@ -40,7 +40,11 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def _list(folder: Folder, split: str) -> Path | None:
-    """Return the list of a split: ``train.txt``, or the only file named ``train_*.txt``; None if neither exists."""
+    """Return the file that lists a split: for test, ``test.txt`` or the only ``test_*.txt``; None if there is none.
+
+    Raises:
+        UserError: Several files list the split, or no file lists train.
+    """
     if (path := folder.root / f"{split}.txt").is_file():
         return path
     paths = sorted(folder.root.glob(f"{split}_*.txt"))

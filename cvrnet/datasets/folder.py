@@ -19,7 +19,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import open_regular
 
 Row = dict[str, str]  #: a row of a table, or of a manifest
-SHOWN = 5  # names that a message shows
+SHOWN = 5  # most names that a message shows
 
 
 class Folder:
@@ -48,7 +48,7 @@ class Folder:
 
     @cached_property
     def found(self) -> Found:
-        """All images below the folder, as POSIX paths relative to it."""
+        """The images, masks and folders below the folder, as POSIX paths relative to it."""
         return walk(self.root)
 
     @cached_property
@@ -185,7 +185,7 @@ def number(text: str) -> str:
 
 
 def age(text: str) -> str:
-    """Return whole years from an age in years, or in DICOM's Y, M, W or D; ``""`` without a number, or above 120.
+    """Return whole years from an age in years or with a DICOM unit (Y, M, W, D); ``""`` without a number, or above 120.
 
     >>> age("058Y"), age("011M"), age("63.0"), age("411")
     ('58', '0', '63', '')

@@ -18,8 +18,8 @@ from cvrnet.errors import UserError
 def rows(folder: Folder, columns: Mapping[str, str] | None = None) -> Iterator[Row]:
     """Yield the rows of the manifest, from the folder's only CSV file or, if there is none, from its class folders.
 
-    ``columns``: our name of a column -> its name in the file. The meaning of other columns is guessed from their names
-    (``Image Index`` is a path).
+    ``columns``: column of the manifest -> column of the CSV file. The meaning of other columns is guessed from their
+    names (``Image Index`` is a path).
     """
     tables = sorted(path for path in folder.root.glob("*.csv") if path.name != MANIFEST)
     if len(tables) > 1:

@@ -30,7 +30,7 @@ def rows(folder: Folder) -> Iterator[Row]:
             continue
         key = (*above[-2:], name)
         if key in seen:
-            folder.left_out["a copy in a folder further below"] += 1
+            folder.left_out["a second copy in a deeper folder"] += 1
             continue
         seen.add(key)
         yield {

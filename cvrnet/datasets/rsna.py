@@ -1,7 +1,7 @@
 """The RSNA Pneumonia Detection Challenge (Shih et al. 2019), kaggle.com/c/rsna-pneumonia-detection-challenge.
 
 The header and counts of the table of boxes are from the copy in TorchXRayVision
-(``kaggle_stage_2_train_labels.csv.zip``), which also shows what the tags contain. The table of classes
+(``kaggle_stage_2_train_labels.csv.zip``), which also shows what the DICOM tags contain. The table of classes
 (``patientId,class``) and its counts are in many public repositories, such as tawsifur's description of the COVID-19
 Radiography Database (8,851 normal, 6,012 with lung opacity).
 """
@@ -52,7 +52,7 @@ def _tags(folder: Folder, path: Path) -> Row:
             header = dicom.read_header(path, _TAGS)
             view, patient_sex, patient_age = (dicom.tag_text(header, name) for name in _TAGS)
     except (Refused, OSError) as error:
-        note = f"view, sex and age could not be read from all files: {error}"
+        note = f"view, sex and age of some files could not be read: {error}"
         if not folder.notes:
             folder.notes.append(note)
         return {}

@@ -38,7 +38,7 @@ def rows(folder: Folder) -> Iterator[Row]:
             votes[entry["image_id"]].append(entry)
         first = next(iter(votes.values()), [{}])[0]
         if absent := [finding for finding in FINDINGS if first and not _cell(finding, first)]:
-            folder.notes.append(f"{name} does not say which images have {', '.join(absent)}: this is not known")
+            folder.notes.append(f"{name} has no values for {', '.join(absent)}: the manifest's cells stay empty")
         boxes = _boxes(folder, f"annotations_{split}.csv")
         for image, readers in votes.items():
             if path := folder.image(f"{split}/{image}.dicom", name):

@@ -24,7 +24,7 @@ from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
-COVERAGE, ABSTAIN = 0.9, 0.2  # coverage of the set of classes on the page; share of images to pass to a human
+COVERAGE, ABSTAIN = 0.9, 0.2  # share of images whose set of classes has the true class; share to pass to a human
 MOST_MAPS = 20  # most classes that get maps; if the model has more classes, the most probable classes get maps
 
 
@@ -58,7 +58,8 @@ class Answering:
 
     The constructor explains an example, to find out whether the model has maps. `parts` are the names of the parts with
     maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` are the number of folds, and the
-    number of heads of each fold. `points[name][class]` are the operating points; `warnings` are sentences about them.
+    number of heads of each fold. `points[name][class]` are the operating points (thresholds); `warnings` are sentences
+    about them.
     """
 
     def __init__(self, predictor: Predictor) -> None:

@@ -29,17 +29,17 @@ _POLICY = (
 )
 """Content security policy: the browser may not contact any other server."""
 _MOST_BODY = 9_000_000  # most bytes of a request that is not an upload: the page sends a picture and its maps
-_MOST_VALUES = 20_000  # most JSON values in such a request: a parsed "[]," takes 60 times the memory of its text
+_MOST_VALUES = 20_000  # most JSON values in this request: a parsed "[]," takes 60 times the memory of its text
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
-    A hostile web page in a visitor's browser could let its own host name point to this machine, or send requests to
-    this machine. In both cases, the request's header Host or Origin names the host of the hostile page. A hostile page
-    cannot use an IP address in this way, so all IP addresses are allowed. If the page is served to this machine only,
-    just the local addresses are allowed.
+    A hostile web page in a visitor's browser could let its own host name point to this machine (DNS rebinding), or send
+    requests to this machine. In both cases, the request's header Host or Origin names the host of the hostile page. A
+    hostile page cannot do this with an IP address. So all IP addresses are allowed, except on a page that is served to
+    this machine only: it allows just the local addresses.
 
     Raises:
         UserError: One of the `names` is not a host name.

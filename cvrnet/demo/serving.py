@@ -37,7 +37,7 @@ from cvrnet.runs.checkpoint import refuse_bags
 HOST, PORT, MAX_MB = "127.0.0.1", 7860, 64
 _CONNECTIONS = 500  # most connections at once; further connections get a message that the server is busy
 _FONTS = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
-"""Fonts that this server provides, without Gradio's default weight, semibold: its file lacks most letters."""
+"""Fonts that this server provides. Gradio's default weight, semibold, is left out: its file lacks most letters."""
 
 
 def serve(
@@ -195,7 +195,7 @@ def _serving(app: Gate, listener: socket.socket) -> Iterator[None]:
     try:
         while not server.started:
             if not thread.is_alive():
-                raise UserError("the page cannot be served: the web server ended at its start; try another --port")
+                raise UserError("the page cannot be served: the web server could not start; try another --port")
             time.sleep(0.01)
         yield
     finally:
@@ -223,7 +223,8 @@ def _environment(folder: str) -> Iterator[None]:
     wanted[KEY] = secrets.token_hex()  # otherwise, reading DICOM files would save a key in the home folder
     before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
-    # Gradio read this setting when it was imported. Its app makes the folder, which may belong to another user.
+    # Gradio read GRADIO_TEMP_DIR when it was imported. Its app makes folders in the default folder, which may belong to
+    # another user.
     imported, routes.DEFAULT_TEMP_DIR = routes.DEFAULT_TEMP_DIR, folder
     try:
         yield

@@ -29,7 +29,7 @@ MOST_FILES = 200  # most files in one upload
 EXPIRY = 60.0  # seconds after which an unused upload, or an answer that is not fetched, is dropped
 TOGETHER = 16  # limit for all files of an upload, and for everything that waits, in multiples of the limit for one file
 _LONGEST_NAME = 120
-_SMALLEST = 4096  # bytes that even an empty file takes
+_SMALLEST = 4096  # fewest bytes that are counted for a file, because even an empty file takes space
 
 
 @dataclass(frozen=True)

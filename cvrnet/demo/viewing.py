@@ -24,7 +24,7 @@ from cvrnet.explain.explaining import enlarge
 
 LONGEST = 640  # pixels of the picture's longer side
 _FINEST, _MOST_TEXT = 128, 8_000_000  # most cells along a map's side, and most characters of a text
-_SCAN = b"\xff\xda"  # begins each scan of a JPEG file
+_SCAN = b"\xff\xda"  # begins each scan of a JPEG file; many scans would take long to decode
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError, SyntaxError, Refused)
 
 
@@ -69,7 +69,7 @@ def unpack(text: str) -> View:
         content = base64.b64decode(kept["picture"], validate=True)
         picture = open_picture(io.BytesIO(content))
         if picture.format != "JPEG" or max(picture.size) > LONGEST or content.count(_SCAN) != 1:
-            raise ValueError("not what `pack` makes: too large, or of many scans, each of which takes time")
+            raise ValueError("not a picture from `pack`: it is no JPEG, is too large, or has several scans")
         maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
             target: {part: grid if isinstance(grid, str) else _unpack_grid(*grid) for part, grid in parts.items()}
             for target, parts in kept["maps"].items()

@@ -18,7 +18,7 @@ from cvrnet.demo.uploads import EXPIRY, Uploads, paths_of
 class _Mailbox(asyncio.Queue[Any]):
     """Messages to one visitor; `bytes` is their total size.
 
-    `since` is the time when the visitor last read a message. If the mailbox was empty after that, it is the time when
+    `since` is the time when the visitor last read a message. If the mailbox was then empty, `since` is the time when
     the next message arrived.
     """
 
@@ -45,7 +45,7 @@ class _Mailbox(asyncio.Queue[Any]):
 
 
 class _Mailboxes(dict[str, Any]):
-    """Session -> mailbox. Gradio stores its own queues, which have no limit; each is replaced by a `_Mailbox`."""
+    """Session -> mailbox. Gradio's own queues count no bytes, so each is replaced by a `_Mailbox`."""
 
     def __setitem__(self, session: str, _: object) -> None:
         super().__setitem__(session, _Mailbox())

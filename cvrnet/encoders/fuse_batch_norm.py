@@ -54,7 +54,7 @@ def _pairs(part: nn.Module) -> Iterator[tuple[str, str]]:
     try:
         graph = _Tracer().trace(part)
     except Exception as error:  # noqa: BLE001  # the network's own code runs on placeholders, and may raise anything
-        _log.info("%s: batch norm is not folded, the network cannot be traced: %s", type(part).__name__, error)
+        _log.info("%s: batch norm is not folded, because the network cannot be traced: %s", type(part).__name__, error)
         return
     modules = dict(part.named_modules())
     registered = Counter(id(m) for _, m in part.named_modules(remove_duplicate=False))

@@ -22,10 +22,11 @@ BATCH_NORM_MOMENTUM = 0.01
 
 
 def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
-    """Return ResNet-50 "v1": stages 3 to 5 have strides in the first 1x1 convolution, not in the 3x3 (timm, "v1.5").
+    """Return ResNet-50 "v1": stages 3 to 5 have their stride in the first 1x1 convolution.
 
-    The 53 convolutions have no biases, as in timm. The converter subtracts Keras's biases from the running means.
-    The arguments are those of `TimmEncoder`.
+    In timm's ResNet-50 ("v1.5"), the 3x3 convolution has the stride (stages 3 to 5 are ``layer2`` to ``layer4``).
+    The 53 convolutions have no biases, as in timm. ``cvrnet convert-keras`` subtracts Keras's biases from the running
+    means. The arguments are those of `TimmEncoder`.
 
     Raises:
         UserError: ``pretrained`` is set; the authors' weights come only from a converted checkpoint.

@@ -17,7 +17,7 @@ MAX_PARAMETERS = "CVRNET_MAX_PARAMETERS"
 """Environment variable: the most parameters that a network described by a config.json may have."""
 _PARAMETERS = 2_000_000_000
 _PARTS = 30_000  # modules, parameters and buffers together; no timm model has a quarter as many
-_CALLS = 200_000  # calls of PyTorch's functions; maxvit_xlarge takes 33,000, and maxvit_tiny for 2048 x 2048 184,000
+_CALLS = 200_000  # calls of PyTorch's functions; maxvit_xlarge takes 33,000; maxvit_tiny for 2048 x 2048 takes 184,000
 _INITIAL_VALUES = {
     *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
     *(nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return channel means or stds for a number of channels; if their number differs, each value is their average."""
+    """Return `values` (a mean or std for each channel) if there are `channels` of them, else their average repeated."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 

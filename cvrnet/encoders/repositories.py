@@ -1,6 +1,6 @@
-"""Load encoders from timm's own folders: ``hf-hub:user/repo[@revision]`` and ``local-dir:FOLDER``.
+"""Load encoders from models that timm saved: ``hf-hub:user/repo[@revision]`` and ``local-dir:FOLDER``.
 
-Any repository that timm wrote (``push_to_hf_hub``, ``save_for_hf``) is an encoder: its config.json gives the
+Any repository that timm wrote (``push_to_hf_hub``, ``save_for_hf``) can be an encoder: its config.json gives the
 architecture and its arguments, and the normalisation of its images. A repository may be untrusted, so only these values
 are used, after a check, and the weights are read only from files with fixed names.
 """
@@ -53,7 +53,7 @@ class Repository:
 
 
 def open_repository(reference: str, cache_dir: str | Path | None = None, weights: bool = True) -> Repository:
-    """Find an encoder in a repository, whose files are downloaded into the Hub's cache, or in a folder.
+    """Find an encoder in a folder, or in a repository; download a repository's files into the Hub's cache.
 
     Raises:
         UserError: The repository cannot be downloaded, or contains no timm model; no network can be made from its
@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
     config = read_config_file(path)
     name = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(name, str) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ValueError(f"{CONFIG} does not describe a timm model; --encoder-weights FILE loads only its weights")
+        raise ValueError(f"{CONFIG} does not describe a timm model; to load only weights, use --encoder-weights FILE")
     if not timm.is_model(name) or timm.models.is_model_in_modules(name, ["cvrnet"]):
         raise ValueError(
             f"{CONFIG} names the architecture {name!r:.80}; expected one of timm.list_models(), except a CVR-Net"
@@ -153,7 +153,7 @@ def _channels(cfg: dict[str, Any], key: str, channels: int) -> tuple[float, ...]
 def _check_network(
     architecture: str, arguments: dict[str, Any], size: tuple[int, int, int], weights: Path | None
 ) -> None:
-    """Make the network without memory; raise ValueError if this fails, or if the network is too large for its file."""
+    """Make the network as a check; raise ValueError if this fails, or if it is too large for its weights file."""
     cfg = timm.get_pretrained_cfg(architecture)
     fixed = {"img_size": size[1:]} if cfg is not None and cfg.fixed_input_size else {}
     try:
@@ -175,5 +175,5 @@ def _empty(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     except RuntimeError as error:
         if "meta" not in str(error):
             raise
-    with limited_size():  # with memory: this network computes with its random weights
+    with limited_size():  # not on the meta device: this network computes with its random weights while it is made
         return timm.create_model(architecture, **arguments)

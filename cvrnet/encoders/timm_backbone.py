@@ -19,22 +19,24 @@ from cvrnet.errors import UserError
 from cvrnet.hub_errors import explain
 
 _IMPOSSIBLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
-"""Exceptions that timm raises for arguments that a model does not take, and weights that do not fit."""
+"""Exceptions that timm raises for arguments that a model does not take, or for weights that do not fit the model."""
 
 
 class TimmEncoder(nn.Module):
-    """Returns the deepest maps of a timm backbone; their strides differ, unless the backbone has only one stride.
+    """Returns the deepest maps of a timm backbone: one for each stride, or several of one stride (plain ViTs).
 
     The backbone is timm's feature extractor, without a classifier. Maps of channels-last backbones, such as Swin, are
     permuted to NCHW.
 
-    Prediction in bfloat16 or float16 keeps the first convolution, and the convolutions in the shortcuts of ResNets, in
-    float32. They are a small part of the operations, but their rounding errors affect all later maps.
+    When a ResNet predicts in bfloat16 or float16, its first convolution and the convolutions in its shortcuts stay in
+    float32. They are a small part of the operations, but their rounding errors affect all later maps. For other
+    backbones, see ``float32_parts`` of `cvrnet.encoders.Encoder`.
 
     Args:
         num_maps: Number of maps, counted from the deepest.
-        source_size: Channels, height and width of the images that the weights in the file were trained on; by default
-            the images of timm's own weights. timm adapts stems and position embeddings from this size.
+        source_size: Channels, height and width of the images on which the weights in the file were trained; by default,
+            those of timm's own weights. timm adapts the stem and the position embeddings from this size to ``in_chans``
+            and ``img_size``.
         **kwargs: Arguments of the timm model. The other arguments are those of `create_encoder`.
 
     Raises:
@@ -90,11 +92,11 @@ class TimmEncoder(nn.Module):
         if file is not None:
             file.check(backbone)
         self.backbone: nn.Module = backbone
-        #: For an encoder from a repository: the timm model and the arguments that make it without the repository.
+        #: For an encoder from a repository or folder: the timm model and its arguments, to make it without this source.
         self.made_as: tuple[str, dict[str, Any]] | None = None
         #: Where the pretrained weights came from; "" for random weights.
         self.weights_from = file.origin if file is not None else weights_origin(name, overlay) if pretrained else ""
-        backbone.pretrained_cfg.pop("state_dict", None)  # the weights from a package, which are loaded by now
+        backbone.pretrained_cfg.pop("state_dict", None)  # weights from a file or a package; they are loaded by now
         info = backbone.feature_info
         self.map_names = list(info.module_name())
         self.channels = list(info.channels())
@@ -103,7 +105,7 @@ class TimmEncoder(nn.Module):
         self.first_conv = _first_conv(backbone)
         blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, (BasicBlock, Bottleneck))]
         shortcuts = [f"backbone.{name}.downsample" for name, block in blocks if block.downsample is not None]
-        #: Measured for ResNets only. None: the encoder predicts in float32 (see `cvrnet.encoders.Encoder`).
+        #: Parts that stay in float32, measured for ResNets only; None: all parts do (see `cvrnet.encoders.Encoder`).
         self.float32_parts = (*self.first_conv, *shortcuts) if blocks else None
         self.mean: tuple[float, ...] = tuple(mean or backbone.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(std or backbone.pretrained_cfg["std"])
@@ -115,7 +117,7 @@ class TimmEncoder(nn.Module):
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message; if it is a list of tensors that do not fit, the first tensor."""
+    """Return the first line of an error's message; if this line only introduces a list, return the second line."""
     lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     return lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
 
@@ -143,7 +145,7 @@ def weights_origin(name: str, overlay: Mapping[str, Any]) -> str:
 
 
 def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
-    """Names, in the encoder, of the convolutions that timm adapts to the image's channels."""
+    """Return the names, in the encoder, of the convolutions that timm adapts to the number of image channels."""
     declared = get_model_input_config(backbone)["first_conv"] or ()
     modules = dict(backbone.named_modules())
     found = []
@@ -157,7 +159,7 @@ def _first_conv(backbone: nn.Module) -> tuple[str, ...]:
 def hub_repository(name: str) -> str | None:
     """Return the Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
 
-    timm publishes its weights under that name, even if its cfg names only a download address, as for
+    timm publishes the weights under that name, even if the model's cfg has only a download address, as for
     ``legacy_xception``. The argument may have a tag. For ``hf-hub:user/repo``, the result is ``user/repo``. The result
     is None if timm has no pretrained weights, and for ``local-dir:FOLDER``.
 
@@ -174,7 +176,7 @@ def hub_repository(name: str) -> str | None:
 
 
 def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> str:
-    """Return the place of an encoder's pretrained weights: ``"package"``, ``"cache"`` (of the Hub) or ``""``."""
+    """Return where a model's pretrained weights are: ``"package"``, ``"cache"`` (of the Hub), or ``""`` (neither)."""
     package = weights_package(name)
     if package is not None and package.path is not None:
         return "package"
@@ -184,12 +186,12 @@ def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> s
 
 
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
-    """Return the changes to timm's pretrained cfg with which timm finds a model's weights; empty if it needs none.
+    """Return the changes to timm's pretrained cfg with which timm finds a model's weights; empty if none are needed.
 
     The weights are taken from the first place that has them: an installed package, timm's folder of downloads (if the
-    cfg has an address but no repository), the Hub's cache, their Hub repository, the address in the cfg. Only one
-    request is sent: it asks whether the repository has them, with a short timeout. timm's own request would retry for
-    minutes.
+    cfg has an address but no repository), the Hub's cache, their Hub repository, the address in the cfg. At most one
+    request is sent: it asks whether the repository has the weights, with a short timeout. timm's own request would
+    retry for minutes.
 
     Raises:
         UserError: The package is damaged.
@@ -201,7 +203,7 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
     cfg, repository, file = timm.get_pretrained_cfg(name), hub_repository(name), _hub_file(name)
     if cfg is None or file is None or cfg.custom_load:
         return {}
-    downloads = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm puts files from addresses
+    downloads = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints"))  # where timm saves files from addresses
     if not cfg.hf_hub_id and isinstance(cfg.url, str) and (downloads / PurePosixPath(cfg.url).name).exists():
         return {}
     cached = try_to_load_from_cache(**file, cache_dir=cache_dir)
@@ -211,7 +213,7 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
 
 
 def _hub_file(name: str) -> dict[str, Any] | None:
-    """Return the file of a timm model's pretrained weights on the Hub, as arguments of the Hub's client."""
+    """Return the arguments with which the Hub's client finds the file of a timm model's weights; None if unknown."""
     cfg, repository = timm.get_pretrained_cfg(name) if timm.is_model(name) else None, hub_repository(name)
     if cfg is None or repository is None:
         return None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cvrnet.errors import UserError
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
-_SHOWN = 3  # missing tensors that a message names
+_SHOWN = 3  # most missing tensors that a message names
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class WeightsFile:
         return f"{self.path.name} (file, SHA-256 {_sha256(self.path)})"
 
     def check(self, network: nn.Module) -> None:
-        """Raise UserError if the network, timm's model or a feature extractor of it, uses tensors that the file lacks.
+        """Raise UserError if the file lacks tensors that the network uses.
 
-        timm's feature extractors keep the names, write ``_`` for some dots, or put ``model.`` before them.
+        The network is timm's model or a feature extractor that timm made from it. Feature extractors keep the names of
+        the tensors, write ``_`` for some dots, or put ``model.`` before the names.
         """
         used = [name.removeprefix("model.") for name in network.state_dict()]
         used = [name for name in used if not name.endswith("num_batches_tracked")]
@@ -83,7 +84,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         stored = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise UserError(f"{path} cannot be read as weights only, without running code: {reason}") from error
+        raise UserError(f"{path} cannot be read: {reason} (only weights are read, without running code)") from error
     except (AttributeError, TypeError) as error:
         raise UserError(f"{path} has no tensors with names; expected a state dict") from error
     return stored
@@ -99,7 +100,7 @@ def _without_memory(architecture: str, **options: Any) -> Any:
 
 
 def _prefix(stored: Iterable[str], expected: Collection[str]) -> str:
-    """Return the prefix with which the file has the largest number of the expected names.
+    """Return the prefix that stands before most of the expected names in a file; "" if no name is found.
 
     >>> _prefix(["module.encoder.a.w", "module.encoder.b.w", "module.head.w"], ["a.w", "b.w"])
     'module.encoder.'

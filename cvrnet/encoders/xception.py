@@ -1,4 +1,7 @@
-"""Xception with the papers' feature maps. Two of these maps come from inside a block, so timm does not offer them."""
+"""Xception with the papers' feature maps. Two of these maps come from inside a block, so timm does not offer them.
+
+The paper v1 is arXiv 2007.11993.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -21,17 +24,18 @@ class XceptionEncoder(nn.Module):
     E25     ``block14_sepconv2_act``      2048      32         output of ``act4``
     ======  ============================  ========  =========  ========================================
 
-    E23 and E24 are outputs of batch norm, before their block's max pooling and addition, without a ReLU. (v1's Table 2
-    prints 512 channels for E23; the network has 728.)
+    E23 and E24 are outputs of batch norm, without a ReLU; the block's max pooling and the addition of its skip follow.
+    (v1's Table 2 prints 512 channels for E23; the network has 728.)
 
-    Prediction in bfloat16 or float16 keeps the parts with the largest rounding errors in float32: the stem, the first
-    two blocks, and the third block's skip and depthwise convolutions (sums of only nine products).
+    In prediction with bfloat16 or float16, the parts with the largest rounding errors stay in float32: the stem, the
+    first two blocks, and the third block's skip and depthwise convolutions (which sum only nine products).
 
     The arguments are those of `create_encoder`, without ``img_size``.
     """
 
     float32_parts = ("stem", "entry", "block3.skip", "block3.body.1.conv1", "block3.body.4.conv1")
-    int8_float32_parts = ("block3",)  #: also in float32 in int8 files: most of the remaining error comes from block3
+    #: In int8 files these parts stay in float32, too: most of the remaining error comes from block3.
+    int8_float32_parts = ("block3",)
 
     def __init__(
         self,

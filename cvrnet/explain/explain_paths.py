@@ -1,4 +1,4 @@
-"""Draw maps for PATH arguments, as ``cvrnet explain`` does (extra ``train``)."""
+"""Draw Grad-CAM maps of the images at the PATH arguments of ``cvrnet explain`` (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def explain_paths(
         The rows of explanations.csv, and the number of models whose maps were averaged.
 
     Raises:
-        UserError: No image is found; the output folder has results and ``overwrite`` is not set; or the model, a part
-            or the class does not exist.
+        UserError: No image is found; the output folder has files that may not be replaced; or the model, a part or the
+            class does not exist.
     """
     if (output / ROWS).exists() and not overwrite:
         raise UserError(f"{output / ROWS} exists; --overwrite replaces it")

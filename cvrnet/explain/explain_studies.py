@@ -1,4 +1,7 @@
-"""Draw how much each picture of a bag counted, and where the network looked in the top pictures (extra ``train``)."""
+"""Draw how much each picture of a bag counted, and where the network looked (extra ``train``).
+
+A bag holds the pictures of a study or patient (see `cvrnet.data.studies`).
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,14 @@ def draw_studies(
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Draw each bag: bars of its pictures' attention, and Grad-CAM overlays of the pictures with the most attention.
 
-    Each picture is explained as a bag of one, for the bag's predicted class or for ``target``. ``threshold`` is as in
-    `draw_overlay`; ``progress`` is called after each bag with the number done and the total.
+    Each picture is explained as a bag of one picture, for the class predicted for the whole bag or for ``target``.
+    ``threshold`` is as in `draw_overlay`; ``progress`` is called after each bag with the numbers of bags done and of
+    all bags.
 
     Yields:
-        A row for each picture that is drawn, and a list of problems. The row has ``path`` (the picture), ``study``,
-        ``prediction``, ``class``, ``probability`` of that class, ``attention``, and the files ``figure`` and
-        ``network``. A bag that has no prediction has one row.
+        A row for each of the (up to `TOP`) pictures with the most attention, and a list of problems. The row has
+        ``path`` (the picture), ``study``, ``prediction``, ``class``, ``probability`` of that class, ``attention``, and
+        the file names ``figure`` (the bars) and ``network`` (the overlay). A bag that has no prediction has one row.
 
     Raises:
         UserError: The model does not know the class.

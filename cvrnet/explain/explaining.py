@@ -43,7 +43,7 @@ class Explanation:
         The map is zero outside the box that the network saw.
 
         Raises:
-            UserError: The part has no map; the message is the sentence in ``refused``.
+            UserError: The part has no map; the message contains the sentence in ``refused``.
         """
         if part in self.refused:
             raise UserError(f"{self.path}: {part}: {self.refused[part]}")

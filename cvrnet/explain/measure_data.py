@@ -1,4 +1,4 @@
-"""Measure a model's maps against masks, chance and a random network; write JSON and CSV (extra ``train``)."""
+"""Compare a model's maps with masks, chance and a random network; write JSON and CSV (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
         - ``random``: the mean for a random network; ``random_flat``: number of its maps without a value
         - ``above_chance``, ``above_random``: intervals of the paired differences from chance and the random network
 
-        ``similarity``: a row for each part and kind of random weights, with the rank correlation.
+        ``similarity``: a row for each part and kind of random weights, with the rank correlation of the random and the
+        trained network's maps.
     """
     scores, similar = [], []
     groups = _grouped(found.rows, "part", "mask", "weights")
@@ -158,8 +159,9 @@ def measure_data(
 ) -> tuple[dict[str, Any], int]:
     """Score a model's maps on the images of a data set that have masks; write localisation.json and localisation.csv.
 
-    With ``out_of_fold``, the model is a cross-validation, and each image is explained by the fold that was tested on
-    it. ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
+    With ``out_of_fold``, ``model`` is the run of a cross-validation, and each image is explained by the model of the
+    fold that tested the image. ``progress`` is called after each explanation with the number done and the total.
+    ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
 
     Returns:
         The content of localisation.json, and the number of images left out because no finished fold tested them.
@@ -170,7 +172,7 @@ def measure_data(
     earlier = _check_results(output, overwrite)
     masked = [r for r in read_records(data, labelled=False, say=say) if _has_mask(r)]
     if not masked:
-        raise UserError(f"{data}: no image has a lung_mask, lesion_mask or lesion_boxes; --measure needs such a column")
+        raise UserError(f"{data}: no image has a lung_mask, lesion_mask or lesion_boxes; --measure needs one of them")
     images_of = _by_fold(Path(model), masked) if out_of_fold else {model: masked}
     asked = sum(map(len, images_of.values()))
     found, counter = Measurements(), itertools.count(1)
@@ -203,7 +205,7 @@ def measure_data(
 
 
 def _check_results(output: Path, overwrite: bool) -> bool:
-    """Return whether a folder has an earlier result to replace; UserError if its files may not be replaced."""
+    """Return whether a folder has an earlier result to replace; raise UserError if its files may not be replaced."""
     existing = [output / name for name in (SUMMARY, IMAGES) if (output / name).exists()]
     if existing and not overwrite:
         raise UserError(f"{existing[0]} exists; --overwrite replaces it")

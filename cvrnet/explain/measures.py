@@ -1,4 +1,4 @@
-"""Measure a map against masks, the level of chance, and a network with random weights (extra ``train``).
+"""Compare a map with masks, the level of chance, and the map of a network with random weights (extra ``train``).
 
 The comparison with random weights is the sanity check of Adebayo et al. 2018: a map that does not change with the
 weights explains nothing.

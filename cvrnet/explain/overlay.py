@@ -85,7 +85,7 @@ def as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _grow(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """Dilate a mask this many times with the 4-neighbourhood. Written here because scipy is not a dependency."""
+    """Dilate a mask `steps` times with the 4-neighbourhood. Written here because scipy is not a dependency."""
     for _ in range(steps):
         padded = np.pad(mask, 1)
         mask = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]

@@ -47,7 +47,7 @@ def draw_images(
 
     For each image, an overlay of the image's size is drawn for each part in ``overlays``, and one figure of the parts
     in ``panels``. In the folder ``output``, a picture is named by the image's path below the common folder of all
-    images. The name has the image's suffix only if two images differ only in the suffix. With ``raw``, each overlay's
+    images. If two images differ only in the suffix, the names have the suffix, too. With ``raw``, each overlay's
     map is also written as .npy: float32 (H, W) in 0..1. The other arguments are those of `explain` and `draw_overlay`.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Draw the attention: how much each picture of a bag counts in the bag's prediction."""
+"""Draw the attention: how much each picture of a bag (a study or patient) counts in the bag's prediction."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy",
         else:
             differences.plot(0, row, "|", color=GREY, markersize=9)
     differences.axvline(0, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
-    scores.set_ylim(len(models) - 0.5, -0.5)  # the first model on top; the two axes share it
+    scores.set_ylim(len(models) - 0.5, -0.5)  # the first model on top; both axes share the y axis
     scores.set_yticks(rows, list(models), parse_math=False)
     differences.tick_params(axis="y", length=0, labelleft=False)
     legend_below(figure, [(artist, text) for text, artist in entries.items()], columns=2)

@@ -14,9 +14,9 @@ ROW = 0.3  # inches
 
 
 def plot_heads(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Draw the accuracy of each head and, below a line, the summaries of the heads; the last row (black) is the model.
+    """Draw the accuracy of each head and, below a line, of their mean, of the best head, and of the model (black).
 
-    ``rows`` are those of `cvrnet.scoring.head_rows`: the heads, named P1, P2 and so on, then the summaries.
+    ``rows`` are those of `cvrnet.scoring.head_rows`: the heads, named P1, P2 and so on, then the rows below the line.
 
     Raises:
         UserError: There are no rows.

@@ -1,4 +1,4 @@
-"""Draw how much the scores of models differ from the scores of the first model, on the images of all models."""
+"""Draw how much the scores of models differ from those of the first model, on images that all models predicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Days as an input of a network: their time encoding, and the change from each picture to the last of its bag."""
+"""Days as an input of a network: their time encoding, and the change from each picture to the last of its bag.
+
+A bag holds the pictures of a study or patient (see `cvrnet.data.studies`).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ def encode_days(days: Tensor) -> Tensor:
 
     The frequencies fall geometrically from 1 to 1/365 radian per day, as in the position encoding of Vaswani et al.
     2017 (section 3.5). Here t is a time, as in Time2Vec (Kazemi et al. 2019). All waves are zero at t = 0.
+    P is the number of pictures.
     """
     rates = torch.exp(torch.linspace(0, -math.log(LONGEST), FREQUENCIES, device=days.device)).to(days.dtype)
     angles = days[:, None] * rates
@@ -43,7 +47,7 @@ class ChangeToLast(nn.Module):
         nn.init.zeros_(self.scale.weight)
 
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> Tensor:
-        """Return each picture's change to the last picture of its bag, (P, in_features); arguments as in `BagPool`."""
+        """Return each picture's change to the last of its bag, (P, in_features); arguments as in `BagPool.forward`."""
         last = (days == 0).to(x.dtype)
         number = last.new_zeros(count).index_add(0, bag, last)
         mean = x.new_zeros(count, x.shape[1]).index_add(0, bag, last[:, None] * x) / number[:, None]

@@ -24,8 +24,8 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
               = \mathrm{logsumexp}_i\, \log \mathrm{softmax}(z_i) - \log n
 
     So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` the papers' loss, computed without
-    underflow. The n tensors ``logits`` are (N, C). The result is one tensor (N, C), normalised: ``logsumexp(z) = 0``
-    for each row.
+    underflow. ``logits`` has one tensor (N, C) for each of the n branches (the blocks of a head). The result is one
+    tensor (N, C), normalised: ``logsumexp(z) = 0`` for each row.
     """
     return torch.logsumexp(_stack(logits).log_softmax(-1), 0) - math.log(len(logits))
 
@@ -55,9 +55,10 @@ def to_probabilities(logits: Tensor, task: str) -> Tensor:
 
 
 def _stack(logits: list[Tensor]) -> Tensor:
-    """Like torch.stack, but with a copy. Without it, TorchScript would differentiate the following steps as one graph.
+    """Stack the tensors and copy the result.
 
-    This graph would keep tensors for a gradient even in inference mode, and then fail.
+    Without the copy, TorchScript would differentiate the following steps as one graph. This graph would keep tensors
+    for a gradient even in inference mode, and then fail.
     """
     return torch.stack(logits).clone()
 
@@ -130,7 +131,7 @@ def _dense(in_features: int, out_features: int, **placement: Any) -> nn.Linear:
 
 
 class MultiScaleAveragingHead(nn.Module):
-    """Classify from any number of feature maps or pooled vectors.
+    """Classifies images from any number of feature maps or pooled vectors.
 
     Each input has its own :class:`FCLBlock`; the prediction is the mean of the blocks' softmax outputs. With
     ``task="multilabel"`` the classes are findings, and an image may have several. The prediction for each finding is
@@ -212,7 +213,7 @@ class MultiScaleAveragingHead(nn.Module):
         return self.combine(self.branch_logits(inputs))
 
     def combine(self, logits: list[Tensor]) -> Tensor:
-        """Return the head's logits (N, num_classes) from those of its blocks."""
+        """Return the head's logits (N, num_classes) from the logits of its blocks."""
         if self.average == "logits":
             return _stack(logits).mean(0)
         return log_mean(logits, self.task)

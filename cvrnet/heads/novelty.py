@@ -1,4 +1,4 @@
-"""Measure how an image differs from the training images: Mahalanobis distance of its pooled maps, and mirroring."""
+"""Measure how much an image differs from the training images: by its pooled maps, and by whether it is mirrored."""
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
 from collections.abc import Sequence
@@ -98,8 +98,9 @@ def sides(feature_map: Tensor) -> Tensor:
     """Return the difference between a map's left and right half, divided by the length of their sum: (N, 2, C).
 
     The map is (N, C, H, W). The difference is taken separately in the upper and the lower half, because the heart is in
-    the lower half. If W is odd, the middle column is left out; if H is odd and not 1, the middle row, too. If W is 1,
-    the result is 0.
+    the lower half. Both differences have one divisor: the length of the sum of left and right, averaged over the upper
+    and the lower half. If W is odd, the middle column is left out; if H is odd and not 1, the middle row, too. If W is
+    1, the result is 0.
     """
     height, width = feature_map.shape[2:]
     if width == 1:

@@ -69,8 +69,9 @@ class BagPool(nn.Module):
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of the bags, (count, in_features), and each picture's share in its bag's vector, (P,).
 
-        With ``time``, the vectors are twice as wide. The shares of a bag add up to 1: they are the weights of the mean.
-        With ``max``, a picture's share is the part of the vector's features whose maximum comes from this picture.
+        With ``time``, the vectors are twice as wide. The shares of a bag add up to 1. With ``attention`` and ``mean``,
+        they are the weights of the pictures. With ``max``, a picture's share is the part of the vector's features whose
+        maximum comes from this picture.
 
         Args:
             x: The vectors of all pictures, (P, in_features).
@@ -121,7 +122,7 @@ def _maximum(x: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 class BagHead(MultiScaleAveragingHead):
-    """A `MultiScaleAveragingHead` for bags: for each block, the vectors of all pictures at its scale are pooled to one.
+    """A `MultiScaleAveragingHead` for bags: each block gets one vector, pooled from the vectors of a bag's pictures.
 
     ``forward`` takes each picture as a bag of one picture, and gives the result of a head without pooling.
 
@@ -157,7 +158,7 @@ class BagHead(MultiScaleAveragingHead):
         self.pools = nn.ModuleList(BagPool(n, pooling, time, **placement) for n in in_features)
 
     def pool(self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Return the inputs of the blocks, (N, C_i), and the share of each picture in each of them, (heads, P).
+        """Return the pooled input of each block, (N, C_i), and each picture's share in each input, (blocks, P).
 
         With ``time``, the inputs are twice as wide. The shares of a bag add up to 1.
 

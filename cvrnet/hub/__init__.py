@@ -1,6 +1,6 @@
 """Push runs to the Hugging Face Hub and pull runs from it: one repository per run, one branch per fold.
 
-`cvrnet.runs.hub_download` downloads the models of ``hf-hub:user/repo`` arguments for every command.
+Commands also accept ``hf-hub:user/repo`` as a model; `cvrnet.runs.hub_download` then downloads the model.
 """
 
 from cvrnet.hub.pull import pull_folds

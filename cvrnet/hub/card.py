@@ -29,7 +29,7 @@ _SCORES: dict[str, tuple[str, tuple[str, ...]]] = {
     "brier_score": ("Brier score", ("brier_score",)),
     "expected_calibration_error": ("Expected calibration error", ("expected_calibration_error",)),
 }
-"""The Hub's name of a metric -> its title, and its place in the scores."""
+"""The Hub's name of a metric -> its title in the card, and the keys that lead to it in the scores."""
 _FINDING_SCORES: dict[str, tuple[str, tuple[str, ...]]] = {
     key: (f"{title}, mean over the findings", ("macro", key))
     for key, title in (
@@ -39,7 +39,7 @@ _FINDING_SCORES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("expected_calibration_error", "Expected calibration error"),
     )
 }
-"""For a model of findings: the Hub's name of a metric -> its title, and its place in the scores."""
+"""The metrics of a model of findings, in the form of `_SCORES`."""
 _TOPICS = ("chest-x-ray", "radiology", "medical", "image-classification")
 _FINDING_COLUMNS = ("positives", "roc_auc", "average_precision")
 _CLASS_SCORES = ("support", "sensitivity", "specificity", "ppv", "npv", "roc_auc")
@@ -58,7 +58,7 @@ class _Evaluation(NamedTuple):
 
     @property
     def shown(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """The scores that the card names: `_SCORES` or `_FINDING_SCORES`."""
+        """The scores that the card shows: `_SCORES` or `_FINDING_SCORES`."""
         return _FINDING_SCORES if "per_finding" in self.scores else _SCORES
 
 
@@ -100,13 +100,13 @@ def render_card(
         model: The model in ``main``: the model of the branch `best`, or of a single training.
         run: run.json without private data.
         config: The model's config.json.
-        decisions: The model's decisions.
+        decisions: The model's operating points, prediction sets and limits of uncertainty.
         best: The branch whose model is also in ``main``; "" for a single training.
         folds: The scores of each branch.
         metrics: The scores of a single training.
         summary: The content of summary.json.
         severe: The sentences of the audit's severe findings; None if the run was not audited.
-        marked: The share of each set's images that are marked as unusual.
+        marked: For each set of images (such as ``val``), the share of the images that are marked as unusual.
         files: The names of the other files in ``main``.
         license: The license that the user chose; "" for the default.
     """
@@ -192,7 +192,11 @@ def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
 
 
 def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> list[_Evaluation]:
-    """Return the evaluations of a run; the evaluation on the run's own data set comes first."""
+    """Return the evaluations of a run.
+
+    A cross-validation has one on its own data set, and then one on the source that was kept for testing, if any. A
+    single training has one: on its test images or, without them, on its validation images.
+    """
     data = str(run["data"]).removeprefix("hfds:") or "the run's data set"
     source = f"{run.get('test_source')} (a source that was kept for testing)"
     if summary:
@@ -206,7 +210,10 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
 
 
 def _model_index(name: str, evaluations: Sequence[_Evaluation]) -> list[dict[str, Any]]:
-    """Return the metadata ``model-index``; the client's own function would give all test sets one name."""
+    """Return the metadata ``model-index``.
+
+    Each evaluation is converted separately, because huggingface_hub would merge all test sets into one.
+    """
     results = []
     for evaluation in evaluations:
         index = eval_results_to_model_index(name, _eval_results(evaluation))
@@ -238,10 +245,11 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 def leaderboard_entries(
     run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the content of ``.eval_results/cvrnet.yaml``: the scores of `render_card` in the Hub's newer format.
+    """Return the content of ``.eval_results/cvrnet.yaml``: scores of the card, in the Hub's newer format.
 
-    An entry in this format names a data set of the Hub, and ``task_id`` is the metric's name. The list is empty if the
-    run's data set is not on the Hub (``hfds:user/name``), or if the installed client does not know the format.
+    The scores are those of the first evaluation (`_evaluations`). An entry in this format names a data set of the Hub,
+    and ``task_id`` is the metric's name. The list is empty if the run's data set is not on the Hub
+    (``hfds:user/name``), or if the installed huggingface_hub does not know the format.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):
@@ -260,7 +268,7 @@ def leaderboard_entries(
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
-    """Return a table with a row for each fold and mean (single model: a row for each score); None without scores."""
+    """Return a table: a row for each fold, then the means (single model: a row for each score); None without scores."""
     shown = next((evaluation.shown for evaluation in evaluations), _SCORES)
     titles, places = zip(*shown.values(), strict=True)
     if folds:

@@ -53,9 +53,9 @@ def merge_file(
 ) -> tuple[bytes, list[str]]:
     """Merge `ours` with the repository's file `there`; return the file to push, and the names of the edited parts.
 
-    With `renew`, the library's parts are replaced even if somebody edited them. Files and metadata without its marks
-    (comments around each part), and files that cannot be read, are then also replaced. `license` is the license that
-    the user chose; if it is "", the license in the existing card stays.
+    With `renew`, the library's parts are replaced even if somebody edited them. Files and metadata without the
+    library's marks (comments around each part) are then replaced, too, and so are files that cannot be read. `license`
+    is the license that the user chose; if it is "", the license in the existing card stays.
 
     Raises:
         UserError: Without `renew`: the repository's file is not UTF-8, or it is a card whose metadata cannot be read.

@@ -34,7 +34,7 @@ class Pulled:
     revision: str
     commit: str
     folds: dict[str, str]  #: each fold's commit; empty for a single model
-    stale: str  #: why it is not known whether this is the newest commit; "" if it is the newest commit
+    stale: str  #: why the Hub could not confirm that this is the newest commit; "" if it could
 
 
 def pull_folds(

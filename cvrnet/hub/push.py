@@ -37,7 +37,7 @@ class Pushed:
     private: bool = True
     commits: dict[str, str] = field(default_factory=dict)  #: branch -> commit, for the branches that were pushed
     unknown: str = ""  #: a branch whose push outcome is unknown, because the Hub did not answer
-    kept: list[str] = field(default_factory=list)  #: parts of the card that were kept, because somebody edited them
+    kept: list[str] = field(default_factory=list)  #: parts of files that were kept, because somebody edited them
 
 
 def push_folds(
@@ -67,7 +67,8 @@ def push_folds(
         public: Make the repository public.
         tag: A name for this state of the repository, such as ``v1.0``.
         with_predictions: Also push split.csv and predictions.csv, with hashed paths and patient ids.
-        license: The Hub's name of the license; if empty, the license of the existing card, otherwise apache-2.0.
+        license: The Hub's name of the license. If empty, the license in an existing card stays, and a new card has
+            apache-2.0.
         overwrite: Replace another run or model in the repository, and parts of this run that somebody edited.
         progress: Called after each branch with the number of branches done and the total.
 
@@ -93,7 +94,7 @@ def hub_client() -> HfApi:
 
 
 def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
-    """Create a repository ("model" or "space"), or use an existing repository; return its page's address and its state.
+    """Create a "model" or "space" repository unless it exists; return its web address and the Hub's facts about it.
 
     Raises:
         UserError: The existing repository is public, and `public` is False.
@@ -180,8 +181,9 @@ def _put(
 ) -> str:
     """Commit files to a branch, and remove its other files that this package wrote; return the commit.
 
-    Files of other names stay, except in a branch that is still at the repository's commit `first`. The Hub's answer can
-    be lost after the commit was made, so after a failure the branch is compared with the files.
+    Files that this package does not write stay, except in a new branch, which is still at the repository's commit
+    `first`. The Hub's answer can be lost after the commit was made, so after a failure the branch is compared with the
+    files.
     """
     repo = pushed.repo
 
@@ -220,7 +222,10 @@ def _list_hashes(api: HfApi, repo: str, commit: str) -> dict[str, str]:
 
 
 def _difference(there: Mapping[str, str], files: Files, *, everything: bool = False) -> tuple[set[str], set[str]]:
-    """Return the names of the files to push (missing or different), and of this package's files to remove."""
+    """Return the names of the files to push (missing or different), and of the files to remove.
+
+    The files to remove are this package's other files; with `everything`, all other files.
+    """
     changed = {name for name, content in files.items() if not matches(content, there.get(name, ""))}
     return changed, {name for name in there.keys() - files.keys() if everything or name in {*WRITTEN, _PICKLE}}
 
@@ -228,7 +233,7 @@ def _difference(there: Mapping[str, str], files: Files, *, everything: bool = Fa
 def _check_untouched(
     api: HfApi, repo: str, branch: str, head: str, there: Mapping[str, str], changed: set[str], surplus: set[str]
 ) -> set[str]:
-    """Return the surplus files that others wrote; UserError if others changed a file that this push would replace."""
+    """Return the files of `surplus` that others wrote; UserError if others changed a file that this push replaces."""
     if not (changed | surplus) & there.keys():
         return set()
     history = with_retries(lambda: list(api.list_repo_commits(repo, revision=head)))

@@ -126,7 +126,10 @@ def _check_inside(run: Path, folders: Sequence[Path]) -> None:
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the fold with the highest validation accuracy (findings: AUC); among equal folds, the lowest loss."""
+    """Return the fold with the highest validation accuracy; "" without folds.
+
+    For findings, the AUC is compared. Of several folds with the highest value, the lowest loss decides.
+    """
 
     def rank(name: str) -> tuple[float, float]:
         val = metrics[name].get("val", {})
@@ -166,7 +169,7 @@ def _scores(path: Path) -> dict[str, Any]:
 
 
 def _marked(path: Path) -> dict[str, float]:
-    """Return the share of each set's images that are marked as unusual; {} if the model cannot detect such images."""
+    """Return the share of unusual images in each set (such as ``val``); {} if the model cannot detect such images."""
     if not path.is_file():
         return {}
     with damaged_files(path):

@@ -1,4 +1,4 @@
-"""Choose the backend of a model: PyTorch, or OpenVINO or ONNX Runtime with a converted copy that the cache keeps."""
+"""Choose a model's backend: PyTorch, OpenVINO or ONNX Runtime (the last two run a converted copy from the cache)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 CONVERTED_PAYS, KEPT_PAYS = 200, 50
-"""The least numbers of images for which ONNX Runtime saves time: if the model must be converted first, and if a
+"""The smallest numbers of images for which ONNX Runtime saves time: if the model must be converted first, and if a
 converted copy exists. Measured for a ``cvrnet_lite``: 173 and 37 images (docs/performance.md)."""
 
 
@@ -89,13 +89,16 @@ def open_model(
 
 
 def _can_convert(engine: TorchEngine, dtype: str) -> bool:
-    """Return whether another engine can run the model: on a CPU, in float32, with the needed packages installed."""
+    """Return whether OpenVINO or ONNX Runtime can run the model: on a CPU, in float32, with the packages installed."""
     installed = find_spec("onnxscript") and (find_spec("openvino") or find_spec("onnxruntime"))
     return bool(installed) and engine.device.type == "cpu" and dtype in ("auto", "fp32")
 
 
 def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, images: float) -> Engine:
-    """Measure PyTorch and the installed engine, and return the faster; PyTorch if there are too few images."""
+    """Measure PyTorch and ONNX Runtime (if it is not installed, OpenVINO), and return the faster engine.
+
+    If a copy must be converted first and there are too few images, return PyTorch without measuring.
+    """
     from cvrnet.inference.converted_engine import ConvertedEngine
 
     if images < CONVERTED_PAYS and not all(copy.file.is_file() for copy in copies):

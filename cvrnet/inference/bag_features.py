@@ -50,7 +50,7 @@ def answer_frozen(model: CVRNet, features: FrozenFeatures, studies: Sequence[Stu
 
 
 def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
-    """Return the bags of studies, with the stored vectors of the pictures without augmentation."""
+    """Return studies as bags, with the stored vectors of their pictures (view 0: without augmentation)."""
     rows = features.rows(pictures_of(studies))
     return make_bags(
         features.vectors[rows, 0], [len(s.pictures) for s in studies], [d for s in studies for d in s.days]

@@ -14,7 +14,7 @@ from cvrnet.onnx.converted import ConvertedCopy
 from cvrnet.onnx.session import OnnxEngine
 from cvrnet.task import probabilities
 
-TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # largest difference of a probability from PyTorch in float32
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # largest accepted difference of a probability from PyTorch in float32
 
 
 class ConvertedEngine:
@@ -50,7 +50,7 @@ class ConvertedEngine:
     ahead = 0  #: see `TorchEngine`
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Compute images at once, and return a function that returns the result (see `TorchEngine.start`)."""
+        """Compute images immediately, and return a function that returns the result (see `TorchEngine.start`)."""
         answer = self(pixels, size)
         return lambda: answer
 

@@ -22,7 +22,7 @@ class Decide:
     """The decisions that the user wants for each image; by default, no decision.
 
     Raises:
-        UserError: The model does not have a wanted decision, or the coverage or the share to abstain from is not valid.
+        UserError: The model cannot make a wanted decision, or the value of ``coverage`` or ``abstain`` is not valid.
     """
 
     decisions: Decisions  #: the thresholds, prediction sets and limits of uncertainty of the model
@@ -33,8 +33,8 @@ class Decide:
     #: A share such as 0.9. Adds ``set``, the classes to which the image may belong (`cvrnet.metrics.conformal`).
     coverage: float | None = None
     by_class: bool = False  #: the coverage also holds within each class, not only for all images together
-    #: A share such as 0.3. Adds ``abstain``: whether the image is in this most uncertain share of images
-    #: (`cvrnet.metrics.abstention`).
+    #: A share such as 0.3. Adds ``abstain``: whether the image is as uncertain as the most uncertain 30 % of the
+    #: validation images (`cvrnet.metrics.abstention`).
     abstain: float | None = None
 
     def __post_init__(self) -> None:

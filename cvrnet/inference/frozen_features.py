@@ -1,4 +1,4 @@
-"""Compute once and store each image's pooled maps of frozen encoders, and their left-right differences (sides)."""
+"""Compute and store, for each image, the pooled maps of frozen encoders and their left-right differences (sides)."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class FrozenFeatures:
     View 0 is the image itself. The other views are augmented; they depend only on the seed, the view's index and the
     pixels. With view 0, the sides of its maps (left-right differences, see `cvrnet.heads.novelty.sides`) are stored;
     the sides of the mirror image are computed on demand. The vectors of each encoder are stored beside the decoded
-    images. Their file names depend only on the encoder's weights, the preprocessing and the number format. So all
-    heads, folds, runs and pairs of encoders can share the files.
+    images. Besides the image and the view, their file names depend only on the encoder, the preprocessing and the
+    number format. So all heads, folds, runs and pairs of encoders can share the files.
 
     Args:
         model: The network; its heads are not used.
         cache: The decoded images, in the network's size. Vectors are stored in the folder of the cache.
-        device, amp: Device and number format, as `device` and `dtype` of `Predictor`. The default is float32, because
-            it gives equal vectors on every machine, and heads on frozen encoders are sensitive to rounding. Encoders
-            compute as in prediction, with batch norm folded into the convolutions.
+        device, amp: Device and number format, as `device` and `dtype` of `Predictor`. The default format is float32,
+            because it gives equal vectors on every machine, and heads on frozen encoders are sensitive to rounding.
+            Encoders compute as in prediction, with batch norm folded into the convolutions.
         views: Number of views, at least 1.
         augmentation, seed: Settings of the augmented views, from view 1.
     """
@@ -103,7 +103,7 @@ class FrozenFeatures:
     def _complete(
         self, wanted: Files, records: Sequence[Record], progress: Callable[[int, int], object] | None = None
     ) -> None:
-        """Compute and store all vectors of each view that lacks one of the wanted files; spreads only if wanted."""
+        """Compute and store all vectors of each image and view that lacks a wanted file; spreads only if wanted."""
         spread = wanted is self._spreads
         todo = [
             (record, view)
@@ -156,8 +156,8 @@ class FrozenFeatures:
     def spreads(self, records: Sequence[Record]) -> Vectors:
         """Return the standard deviations of the maps of images (view 0) over height and width, (images, width).
 
-        Deviations that are missing are computed. This pass also stores the vectors of the images, so that `load` then
-        computes nothing.
+        Deviations that are missing are computed. This pass also stores the vectors of view 0, so that `load` does not
+        compute them again.
         """
         self._complete(self._spreads, records)
         found = [self._vector(self._spreads, 0, record)[0] for record in records]

@@ -73,7 +73,8 @@ class PathPredictions(NamedTuple):
 
     columns: list[str]  #: names of the columns; only the main process has columns and rows
     images: int  #: number of images, or of bags for a model of bags
-    #: A row for each image, series or patient (see the column ``unit``); None in a column without a value.
+    #: A row for each image, and for each series, study or patient (see the column ``unit``); None in a column without a
+    #: value.
     rows: Iterator[dict[str, Any]]
     problems: Sequence[str] = ()  #: as in `FoundImages`
     counted: Sequence[str] = ("image", "slice")  #: values of ``unit`` in rows that are not means of other rows

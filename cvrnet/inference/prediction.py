@@ -24,7 +24,8 @@ class Prediction:
     """The prediction for one image."""
 
     path: Path  #: the image
-    #: The most probable class; for findings, all with a probability of at least 0.5; "" if there is no prediction.
+    #: The most probable class; for findings, all with a probability of at least 0.5, or ``No Finding``. "" if there is
+    #: no prediction.
     label: str
     probabilities: NDArray[np.float64]  #: probability of each class or finding, (C,)
     heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
@@ -65,7 +66,10 @@ class Prediction:
 
 
 def label_of(probabilities: NDArray[np.float64], classes: Sequence[str], task: str) -> str:
-    """Return the most probable class; for findings, those with a probability of at least 0.5, joined by ``|``."""
+    """Return the most probable class.
+
+    For findings, return all that have a probability of at least 0.5, joined by ``|``, or ``No Finding``.
+    """
     if task == "multiclass":
         return classes[int(probabilities.argmax())]
     return join_findings([name for name, p in zip(classes, probabilities, strict=True) if p >= 0.5])

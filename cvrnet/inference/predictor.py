@@ -25,7 +25,8 @@ from cvrnet.metrics.novelty import unlike
 class Predictor:
     """Classifies image files with a trained model, or with the folds of a run as an ensemble.
 
-    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2 section 4.3).
+    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2, medRxiv
+    2020.11.07.20227504, section 4.3).
 
     Args:
         models: Networks with equal classes and preprocessing. They are moved to the device and set to evaluation mode.
@@ -132,7 +133,7 @@ class Predictor:
 
     @property
     def has_gate(self) -> bool:
-        """Whether predictions say how unlike the training images an image is."""
+        """Whether the model can detect unusual images; if not, `Prediction.unlike_training` is NaN."""
         return bool(self.quantiles)
 
     @property
@@ -179,7 +180,8 @@ class Predictor:
             processes: Number of processes that decode and resize images; with 0, threads of this process do so.
 
         Yields:
-            One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
+            One prediction for each file. Its ``error`` is set if the file cannot be read or the network's numbers
+            overflow.
 
         Raises:
             UserError: Heads were requested and the model has no heads; or as in `member_probabilities`.
@@ -255,8 +257,8 @@ class Predictor:
     @property
     def overflow(self) -> str:
         """The error message for an image without a prediction, if the model can predict other images."""
-        advice = "" if self.precision == "fp32" else "; fp32 (--amp fp32) has a larger range"
-        return f"the prediction of {self.name} is not a number (overflow in {self.precision}{advice})"
+        advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32), which has a larger range"
+        return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 
     def _failure(self, path: Path, error: str) -> Prediction:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
@@ -277,8 +279,8 @@ class Predictor:
         """Return the probabilities of every member of the ensemble, not calibrated: (folds, heads, N, classes).
 
         The images are as in `probabilities`. A model without heads counts as one head. With compiled networks, a batch
-        of fewer images than `size` is filled up, because the network would be compiled again for another number. If the
-        numbers overflow for an image, its probabilities are NaN.
+        of fewer images than `size` is filled up, because the network would be compiled again for another number of
+        images. If the network's numbers overflow for an image, the image's probabilities are NaN.
 
         Raises:
             UserError: The model cannot compute images of this height and width; or its output is NaN even for a grey

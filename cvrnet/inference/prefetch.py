@@ -57,11 +57,12 @@ def map_ahead(
 def read_ahead(
     paths: Iterable[str | Path], preprocessing: Preprocessing, ahead: int, window: str = "", processes: int = 0
 ) -> Iterator[tuple[Path, Image]]:
-    """Yield files and their resized images in the files' order, with at most `ahead` images waiting.
+    """Yield files and their resized images, in the order of the files.
 
-    Pillow and NumPy release Python's lock while they decode and resize, so threads of this process read up to eight
-    images at once. If this is too slow for a GPU, set `processes`: this number of other processes then reads the
-    images. The files may come from an endless generator. `window` is as in `cvrnet.data.read_image`.
+    At most `ahead` images wait, or two for each process if that is more. Pillow and NumPy release Python's global
+    interpreter lock while they decode and resize, so threads of this process read up to eight images at once. If this
+    is too slow for a GPU, set `processes`: this number of other processes then reads the images. The files may come
+    from an endless generator. `window` is as in `cvrnet.data.read_image`.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool: AbstractContextManager[Executor]

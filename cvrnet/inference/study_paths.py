@@ -32,7 +32,7 @@ class FoundStudies(NamedTuple):
 def find_studies(
     paths: Iterable[str | DataSet], unit: str, slices: int, say: Callable[[str], object] = lambda line: None
 ) -> FoundStudies:
-    """Find the bags that paths name: manifests with ids, volumes, series, and folders.
+    """Find the bags at some paths: manifests with ids, volumes, series, folders or single pictures.
 
     Pictures that have no study in a manifest, and are not slices of a volume, form one study for each folder. A picture
     that is itself a PATH argument is a bag of one. From each volume, at most ``slices`` slices are taken.
@@ -75,7 +75,7 @@ def study_rows(
     heads: bool,
     uncertainty: bool,
 ) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    """Return the names of the columns, and a row for each bag: its prediction, and the picture with the largest share.
+    """Return the column names, and a row for each bag: its prediction, and the picture with the largest share in it.
 
     The column ``error`` says why a bag has no prediction, or which of its pictures could not be read.
     """

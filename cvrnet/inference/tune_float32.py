@@ -1,4 +1,4 @@
-"""Find a small set of parts of a network that must compute in float32, so that bfloat16 keeps its probabilities."""
+"""Find a few parts of a network to compute in float32, so that bfloat16 elsewhere hardly changes probabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.network import CVRNet
 from cvrnet.runs.float32_parts import KEY, float32_parts, joined_names, whole_encoders
 
-BOUND = 5e-3  #: largest accepted difference of a probability from float32, in the default number format
+BOUND = 5e-3  #: largest change of a probability that the default number format may cause, against float32
 IMAGES = 64  #: number of images on which the change is measured
 MARGIN = 0.5  # share of the bound that the change on these images may reach; other images may change by twice as much
 _BATCH = 16

@@ -19,7 +19,7 @@ UNCERTAINTY = ("predictive_entropy", "mutual_information")  # attributes of a `P
 
 
 def with_complements(probabilities: Array) -> Array:
-    """Return the probabilities of "present" and "absent" of findings, (..., C, 2), from probabilities (..., C)."""
+    """Return the probabilities that findings are present and absent, (..., C, 2), from probabilities (..., C)."""
     return np.stack([probabilities, 1 - probabilities], -1)
 
 

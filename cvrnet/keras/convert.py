@@ -102,7 +102,8 @@ def _load(file: Path) -> CVRNet:
         if weight.name == "moving_variance" and values.min() < 0:
             raise UserError(f"{quoted(stored.path)} has negative values; expected a variance")
         (biases if weight.folded else state)[weight.target] = values
-    # timm's convolutions have no biases. Batch norm subtracts the running mean m: (y + b) - m = y - (m - b).
+    # timm's convolutions have no biases. So a convolution's bias b is subtracted from the running mean m of the batch
+    # norm that follows: for the convolution's output y without bias, (y + b) - m = y - (m - b).
     for running_mean, bias in biases.items():
         state[running_mean] -= bias
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith("num_batches_tracked")}

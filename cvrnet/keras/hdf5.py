@@ -19,7 +19,7 @@ from cvrnet.keras import hdf5_program
 from cvrnet.keras.hdf5_program import FORMAT
 from cvrnet.keras.layers import quoted
 
-SECONDS, BYTES_PER_SECOND = 60, 10_000_000  # a limit for files on slow disks, not an estimate
+SECONDS, BYTES_PER_SECOND = 60, 10_000_000  # time limit: SECONDS + file size / BYTES_PER_SECOND, enough for slow disks
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_weights(path: str | Path) -> LayerWeights:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file; {FORMAT}")
-    if not h5py.is_hdf5(path):  # looks at the first bytes only
+    if not h5py.is_hdf5(path):  # looks for the signature only
         raise UserError(f"not an HDF5 file; {FORMAT}")
     output = _run_program(path)
     end = output.index(b"\n")

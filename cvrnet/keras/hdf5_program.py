@@ -1,15 +1,15 @@
-"""Program that takes the path of an HDF5 file from Keras, reads the weights in it, and writes them to the output.
+"""Program that writes the weights in an HDF5 file from Keras to standard output; its argument is the path of the file.
 
 On damaged files the HDF5 library may crash or request any amount of memory. So this program runs in a separate process
 with a memory limit. It imports nothing of the package, because such imports would take seconds.
 
 An HDF5 file can point to other files (external links, external storage, virtual datasets), declare more bytes than it
-holds, and run filters when it is read. Keras writes plain contiguous datasets behind hard links; nothing else is
-accepted.
+holds, and run filters when it is read. Keras writes neither links to other files nor chunked or compressed datasets, so
+the program does not accept them.
 
-The first line of the output is JSON: the problem with the file ("" if there is none), and a list of its weights, each
-with layer, name, path in the file, shape, declared and stored bytes. Then come the float32 values of all weights whose
-declared and stored bytes agree.
+The first line of standard output is JSON: the problem with the file ("" if there is none), and a list of its weights,
+each with layer, name, path in the file, shape, declared and stored bytes. Then come the float32 values of all weights
+whose declared and stored bytes agree.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class UnfitError(Exception):
 
 
 def main(path: str) -> None:
-    """Read the file at `path`, on Linux within a memory limit; other systems do not enforce such limits."""
+    """Read the file at `path`, and write its weights to standard output.
+
+    The memory limit is set on Linux only, because other systems do not enforce it.
+    """
     if sys.platform == "linux":
         import resource
 
@@ -50,7 +53,7 @@ def main(path: str) -> None:
                 if weight["stored"] == weight["declared"]:
                     values.append(np.ascontiguousarray(dataset[()], "<f4"))
                 if sum(value.nbytes for value in values) > os.path.getsize(path):
-                    raise UnfitError("damaged HDF5 file (its weights share their values)")
+                    raise UnfitError("damaged HDF5 file (several weights are stored in the same place)")
     except UnfitError as error:
         problem = str(error)
     except MemoryError:
@@ -76,7 +79,7 @@ def _find(file: h5py.File) -> list[tuple[dict[str, Any], h5py.Dataset]]:
     backend = root.attrs.get("backend", "tensorflow")
     backend = backend.decode() if isinstance(backend, bytes) else str(backend)
     if backend != "tensorflow":  # Theano, for example, flips convolution kernels
-        raise UnfitError(f"weights of Keras on {_quoted(backend)}; expected Keras on 'tensorflow'")
+        raise UnfitError(f"weights from Keras's backend {_quoted(backend)}; expected the backend 'tensorflow'")
     objects: dict[str, h5py.Group | h5py.Dataset] = {}
     root.visititems(objects.__setitem__)  # follows hard links only, which cannot leave the file
     found = []

@@ -11,7 +11,8 @@ NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "movin
 CONV, DEPTHWISE, DENSE, VECTOR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0), (0,)
 
 HEADS = (3, 2, 1, 4, 5)
-"""For each head i of the notebook (``dense_{3i-2}, dense_{3i-1}, MKH_i, dense_{3i}``), its number in the papers."""
+"""For each head i of the notebook (layers ``dense_{3i-2}, dense_{3i-1}, MKH_i, dense_{3i}``): its number in the
+papers."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def with_finder(preprocessing: Preprocessing, folders: Sequence[Path]) -> Prepro
     """Return the preprocessing of a model, or of an ensemble, with the segmenter in its checkpoint folders.
 
     If the model takes whole pictures, the preprocessing is returned unchanged. If there is no segmenter, only pictures
-    with a given mask can be read.
+    with a mask in the data set can be read.
 
     Raises:
         UserError: A segmenter's file is damaged, or the models of an ensemble have different segmenters.

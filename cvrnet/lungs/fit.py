@@ -58,7 +58,7 @@ def fit_segmenter(
         for epoch in range(1, epochs + 1):
             order = torch.randperm(len(x), generator=generator)
             for rows in order.split(BATCH):
-                if len(rows) == 1:  # batch norm of the deepest maps needs two images at the smallest size
+                if len(rows) == 1:  # at the smallest size, one image's deepest maps have too few pixels for batch norm
                     rows = torch.cat([rows, order[:1]])
                 pixels, wanted = augment(x[rows].float(), y[rows].float() / 255, generator)
                 inputs = prepare(pixels).to(place).contiguous(memory_format=torch.channels_last)
@@ -76,7 +76,7 @@ def fit_segmenter(
 
 
 def augment(pixels: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Augment pictures (N, 1, H, W) in 0..255 and their masks in 0..1 at random; picture and mask move together."""
+    """Augment pictures (N, 1, H, W) in 0..255 and their masks in 0..1 at random; a picture and its mask move alike."""
     count = len(pixels)
 
     def draw(low: float, high: float) -> Tensor:

@@ -15,10 +15,10 @@ def mask_quality(found: NDArray[np.bool_], given: NDArray[np.bool_]) -> dict[str
 
     - ``dice``: :math:`2 |A \cap B| / (|A| + |B|)`, which is the F1 score of the pixels (Dice 1945).
     - ``hausdorff``: the largest distance from a pixel of one outline to the other outline (Huttenlocher et al. 1993).
-    - ``hausdorff95``: the 95th percentile of these distances, from each outline to the other; the larger percentile
-      counts. A few stray pixels do not change it.
+    - ``hausdorff95``: the 95th percentile of the distances from the pixels of one outline to the other outline. It is
+      computed in both directions, and the larger percentile counts. A few stray pixels do not change it.
 
-    Distances are NaN if one mask is empty; Dice of two empty masks is 1.
+    Distances are NaN if either mask is empty; Dice of two empty masks is 1.
 
     >>> a, b = np.zeros((2, 8, 8), bool)
     >>> a[2:6, 2:6] = b[2:6, 3:7] = True

@@ -57,8 +57,8 @@ class Segmenter:
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the probability of lung on the network's grid, (size, size), scaled to 0 to 255.
 
-        It is at least 128 in the two largest connected parts (holes filled), and at most 127 elsewhere. The picture is
-        grey (H, W) or RGB (H, W, 3).
+        The lungs are the two largest connected parts of the grid above 127, with their holes filled. There, values are
+        at least 128; elsewhere, at most 127. The picture is grey (H, W) or RGB (H, W, 3).
         """
         x = prepare(torch.from_numpy(square(picture, self.size))[None, None])
         with torch.inference_mode():
@@ -95,7 +95,9 @@ class Segmenter:
         path = Path(path)
         path = path / SEGMENTER if path.is_dir() else path
         if not path.is_file():
-            raise UserError(f"{path}: no such segmenter; expected a folder of `cvrnet lungs`, or its {SEGMENTER}")
+            raise UserError(
+                f"{path}: no such segmenter; expected a folder that `cvrnet lungs` wrote, or its {SEGMENTER}"
+            )
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise ValueError("it is too large")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cvrnet.errors import UserError
 from cvrnet.metrics.inputs import check
 
-SHARES = tuple(n / 100 for n in range(1, 100))  #: possible shares to pass on; a checkpoint has a limit for each
+SHARES = tuple(n / 100 for n in range(1, 100))  #: shares of images to pass on; a checkpoint has a limit for each
 
 
 def _least_confidence(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -41,7 +41,7 @@ one fold would not hold for the ensemble.
 
 @dataclass(frozen=True)
 class Abstention:
-    """The uncertainty score with the lowest risk on validation images, and its limits."""
+    """The uncertainty score chosen on validation images, and its limits; `choose_abstention` makes both."""
 
     score: str  #: a key of `SCORES`
     images: int  #: number of validation images
@@ -60,7 +60,7 @@ class Abstention:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Abstention:
-        """Make limits from the values in an untrusted file; ValueError if the values are impossible."""
+        """Make an abstention from the values in an untrusted file; ValueError if the values are impossible."""
         try:
             found = cls(**values)
             possible = (

@@ -14,7 +14,7 @@ from cvrnet.metrics.inputs import check
 from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
 
 CHUNK = 1_000_000  # weights in memory at once (8 MB, and a few copies)
-MIN_DEFINED = 0.9  # share of the resamples that must define a score
+MIN_DEFINED = 0.9  # a score must be defined in at least this share of the resamples
 TAIL = 0.025  # share of the resamples beyond each end of a 95 % interval
 
 
@@ -30,9 +30,9 @@ def bootstrap_intervals(
 
     Patients are drawn with replacement, each with all of their images (cluster bootstrap). Images of one patient are
     similar, so resampling images would give intervals that are too narrow. If a score is undefined in more than a tenth
-    of the resamples (as in a class of fewer than about three patients), its interval is None. Otherwise only the
-    resamples that define the score count. If all resamples agree, as for a class without errors, the interval has no
-    width; then use ``cvrnet.metrics.bootstrap.exact_interval``.
+    of the resamples (as for a class with fewer than about three patients), its interval is None. Otherwise only the
+    resamples in which the score is defined are used. If all resamples agree, as for a class without errors, the
+    interval has no width; then use ``cvrnet.metrics.bootstrap.exact_interval``.
 
     Args:
         y_true: Class indices, shape (N,).
@@ -206,7 +206,7 @@ def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Ite
     step = max(1, CHUNK // len(members))
     for first in range(0, n, step):
         draws = rng.integers(n_groups, size=(min(step, n - first), n_groups))
-        draws += n_groups * np.arange(len(draws))[:, None]  # so that one count serves all resamples
+        draws += n_groups * np.arange(len(draws))[:, None]  # so that one bincount counts all resamples
         counts = np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
         yield counts[:, members].astype(np.float64)
 
@@ -224,7 +224,10 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
 
 
 def as_intervals(parts: Sequence[Any], few: bool) -> Any:
-    """Return 95 % intervals of resampled scores, given as one nested dictionary per chunk; if `few`, all are None."""
+    """Return 95 % intervals of resampled scores; each part is an array, or a nested dictionary of arrays, of one chunk.
+
+    If there are too few patients (``few``), all intervals are None.
+    """
     if isinstance(parts[0], Mapping):
         return {key: as_intervals([part[key] for part in parts], few) for key in parts[0]}
     values = np.concatenate(parts)

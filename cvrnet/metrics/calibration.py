@@ -48,7 +48,7 @@ def calibration_curve(
 
     Returns ``{"per_class": {name: curve}, "top_label": curve}``. A curve has arrays over the bins that are not empty:
     ``predicted`` (mean probability), ``observed`` (frequency), ``count``, and the bin's edges ``lower`` and ``upper``.
-    A class's curve compares its probability with its frequency (as `sklearn.calibration.calibration_curve`). The top
+    A class's curve compares its probability with its frequency (as in `sklearn.calibration.calibration_curve`). The top
     label's curve compares the highest probability with the accuracy. This curve also has ``expected_calibration_error``
     and ``brier_score``.
 
@@ -83,7 +83,7 @@ def _reliability(truth: NDArray[np.bool_], predicted: NDArray[np.float64], n_bin
 
 
 def bin_numbers(probability: NDArray[np.float64], n_bins: int) -> NDArray[np.intp]:
-    """Return the bin of each probability: m - 1 for ((m-1)/M, m/M], and 0 for probability 0."""
+    """Return the bin of each probability: m - 1 if it is in ((m-1)/M, m/M] with M = ``n_bins``, and 0 if it is 0."""
     if n_bins < 1:
         raise UserError(f"{n_bins} bins: expected at least 1")
     return np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], probability)

@@ -108,7 +108,11 @@ def calibrate_sets(
 
 
 def _least(p: NDArray[np.float64], patients: NDArray[np.intp]) -> list[float]:
-    """Return, for each coverage, the highest probability that the true classes of enough patients reach; else 0."""
+    """Return the limit for each coverage: the highest that enough patients reach; 0 if there are too few patients.
+
+    An image reaches a limit if its true class has at least this probability. A patient counts as the share of the
+    patient's images that reach the limit. For n patients, the sum of these shares must be at least (n + 1) * coverage.
+    """
     _, inverse, counts = np.unique(patients, return_inverse=True, return_counts=True)
     order = np.argsort(-p)
     reached = np.cumsum((1 / counts[inverse])[order])  # patients whose true class has at least this probability

@@ -1,4 +1,7 @@
-"""Compute the scores of each finding on the images for which it is known, with intervals by resampling patients."""
+"""Compute the scores of each finding on the images for which it is known, with intervals by resampling patients.
+
+A finding is a disease or sign, such as Edema. An image may have several findings (``task="multilabel"``).
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,7 @@ def finding_scores(
 def _weighted(
     truth: Table, probabilities: Table, names: Sequence[str], draws: Sequence[Table] | Iterator[Table]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the scores under sets of weights (b, N): a nested dictionary of arrays (b,), NaN where undefined.
+    """Yield the scores under sets of sample weights (b, N): a nested dictionary of arrays (b,), NaN where undefined.
 
     Findings that are present in all images, or in none, are left out.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-STEPS = 200  # number of steps between quantiles, from 0 to 1
+STEPS = 200  # number of equal steps from the quantile 0 to the quantile 1
 FALSE_ALARMS = 0.05  #: the share of the validation images that is marked as unlike the training images
 
 
@@ -15,7 +15,7 @@ def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
     """Return the quantiles for `NoveltyHead`, (201,), from the distances (N,) of validation images.
 
     A distance beyond all others is added, as in split conformal prediction. Then the distance of a new image similar to
-    these images is above the quantile q with a probability of at most 1 - q, for any number of images.
+    these images is above the quantile q with a probability of about 1 - q or less, even for few images.
     """
     known = np.asarray(distances, np.float64)
     return np.quantile(np.append(known, 2 * known.max()), np.linspace(0, 1, STEPS + 1))

@@ -15,7 +15,7 @@ from cvrnet.metrics.roc import ABOVE_ALL
 
 RULES = ("sensitivity", "specificity", "youden")
 DEFAULT_SENSITIVITY = 0.9
-FEW_IMAGES = 10  #: a threshold chosen on fewer images of the class carries a warning
+FEW_IMAGES = 10  #: a threshold chosen on fewer images of the class has a warning
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class OperatingPoint:
             found.append(f"{self.class_name}: its thresholds are based on only {self.positives} validation images")
         if 0 in (self.true_positives, self.true_negatives):
             wrong = "no image of the class" if self.true_positives == 0 else "every image of the other classes"
-            found.append(f"{self.class_name}: on validation, {self.name} calls {wrong} positive")
+            found.append(f"{self.class_name}: on validation, the threshold for {self.name} makes {wrong} positive")
         return found
 
     @classmethod
@@ -123,11 +123,11 @@ def choose_operating_points(
     """Choose the thresholds of each class on validation images.
 
     The rule ``sensitivity`` takes the highest threshold that reaches the target, so that the specificity is as high as
-    possible. The rule ``specificity`` takes the lowest threshold that reaches the target. Thresholds that make every
-    image of the other classes positive, or no image of the class, are not considered if there are other thresholds. If
-    no threshold reaches the target, the nearest one is taken. ``youden`` maximises sensitivity + specificity - 1
-    (Youden 1950, Cancer 3:32). A threshold lies midway between two probabilities of validation images, so that rounding
-    changes no decision.
+    possible. The rule ``specificity`` takes the lowest threshold that reaches the target. Both rules consider only
+    thresholds with at least one true positive and one true negative (if there are none, all thresholds). If no
+    threshold reaches the target, the nearest one is taken. ``youden`` maximises sensitivity + specificity - 1 (Youden
+    1950, Cancer 3:32). A threshold lies midway between two probabilities of validation images, so that rounding changes
+    no decision.
 
     Args:
         y_true: Class indices, shape (N,).
@@ -193,8 +193,8 @@ def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) ->
 def average_operating_points(members: Sequence[Iterable[OperatingPoint]]) -> list[OperatingPoint]:
     """Return the points of an ensemble that averages its members' probabilities; thresholds are means over members.
 
-    The counts are sums over the members; each member is counted with its own threshold on its validation images. Points
-    that a member lacks are left out.
+    The counts are sums of the members' counts, each from a member's threshold and validation images. Points that a
+    member lacks are left out.
     """
     keyed = [{(p.class_name, p.rule, p.target): p for p in points} for points in members]
     points = []
@@ -225,7 +225,7 @@ def select_operating_points(points: Sequence[OperatingPoint], name: str) -> list
         there = ", ".join(dict.fromkeys(point.name for point in points))
         if not there:
             raise UserError(f"no operating point {name!r}: the model has none (train and crossval choose them)")
-        raise UserError(f"no operating point {name!r} for every class; the model has {there}")
+        raise UserError(f"not every class has the operating point {name!r}; the model has {there}")
     return found
 
 

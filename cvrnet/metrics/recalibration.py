@@ -25,7 +25,7 @@ Table = NDArray[np.float64]
 class Recalibration:
     r"""New probabilities :math:`\mathrm{softmax}(a \log p + b)` from the probabilities p of a model or an ensemble.
 
-    For a CVR-Net and for an ensemble, p is the mean over heads and folds.
+    For a CVR-Net, p is the mean over its heads; for an ensemble, p is also the mean over the folds.
     """
 
     scale: float  #: a, the inverse of the temperature; 1: no change
@@ -102,7 +102,7 @@ def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Seque
     bias = np.zeros(len(names))
     bias[free] = found.x[1:]
     if len(free) == len(names):
-        bias -= bias.mean()  # a common part of all biases changes no probability; the penalty would remove it slowly
+        bias -= bias.mean()  # a constant in all biases changes no probability; the fit would remove it only slowly
     return Recalibration(float(np.exp(found.x[0])), tuple(bias.tolist()))
 
 
@@ -110,14 +110,15 @@ def fit_prior(probabilities: ArrayLike, trained: Sequence[float]) -> tuple[Recal
     r"""Estimate the shares of the classes among unlabelled images, by expectation maximisation.
 
     The method is that of Saerens, Latinne & Decaestecker 2002 (Neural Computation 14:21, eq. 2.4). The probabilities
-    are multiplied by :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next :math:`\pi`. The
-    estimate is valid under two conditions: compared with the training data, only the shares of the classes are
+    of class c are multiplied by :math:`\pi_c / \pi^0_c` and normalised; their mean over all images is the next
+    :math:`\pi_c`. Here :math:`\pi_c` is the estimated share of class c, and :math:`\pi^0_c` its share in ``trained``.
+    The estimate is valid under two conditions: compared with the training data, only the shares of the classes are
     different, not the appearance of each class; and the probabilities are calibrated on data like the training data.
 
     Args:
         probabilities: Probabilities of the classes, (N, C).
-        trained: The shares of the classes that the probabilities assume, (C,). If the training weighted its classes
-            inversely to their number, these are equal shares.
+        trained: The shares of the classes that the probabilities assume, (C,). If training weighted each class
+            inversely to its number of images, these are equal shares.
 
     Returns:
         The correction, which is a bias for each class, and the estimated shares, (C,).

@@ -1,4 +1,7 @@
-"""Copies of checkpoints as ONNX files, for prediction in another engine; a copy's name is a hash of its checkpoint."""
+"""Copies of checkpoints as ONNX files, for prediction in OpenVINO or ONNX Runtime.
+
+The name of a copy is a hash of its checkpoint and of the versions of cvrnet and PyTorch.
+"""
 
 from __future__ import annotations
 

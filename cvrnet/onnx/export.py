@@ -32,7 +32,7 @@ from cvrnet.runs.read import read_run
 from cvrnet.task import probabilities
 
 TOLERANCE = 1e-4
-DISTANCE_TOLERANCE = 0.01  # largest relative difference between a distance in ONNX Runtime and in PyTorch
+DISTANCE_TOLERANCE = 0.01  # largest relative difference from PyTorch in an image's distance from the training images
 CALIBRATION_IMAGES = 128
 EVALUATION_IMAGES = 2000
 
@@ -63,24 +63,25 @@ def export_onnx(
         output: The file; its name ends in .onnx.
         folds: Folds of the run to export; all by default.
         img_size: Height and width in pixels; by default the size of the training.
-        check_images: Data set whose images are used for this comparison; by default the data set of the calibration or,
-            without it, of the run. If neither exists, the images are phantoms.
-        int8: Quantise: weights and activations of the convolutions become 8-bit integers.
+        check_images: Data set on whose images the probabilities are compared; by default ``calibration`` or, without
+            it, the data set of the run. If neither exists, the images are phantoms (synthetic images).
+        int8: Quantise: weights and activations of most convolutions and matrix products become 8-bit integers.
         calibration: Data set for int8. The images of some patients determine the ranges of the activations. On the
             images of the other patients, the quantised file is compared with the float32 file.
         calibration_images: Number of images that determine the ranges.
-        min_agreement: Smallest share of the other images that must keep their most probable class (for findings: their
-            decision, as the mean over the findings); 0 accepts any share.
-        max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the other images, if
-            they have labels; 1 accepts any loss.
+        min_agreement: Smallest share of the other patients' images that must keep their most probable class (for
+            findings: the share that keeps its decision, as the mean over the findings); 0 accepts any share.
+        max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the other patients'
+            images, if they have labels; 1 accepts any loss.
         any_body_part: Also read DICOM files of parts of the body other than the chest.
         overwrite: Replace an existing file.
         progress: Called while the quantised file is compared, with the number of images done and the total.
 
     Returns:
-        ``folds``; ``checked_on``, the images of the check; ``max_difference``, the largest difference between a
-        probability of ONNX Runtime and of PyTorch. With ``int8`` there is also ``quantization``: ``tool``,
-        ``calibration_images``, and the result of `cvrnet.onnx.quantize.compare`.
+        ``folds``, their number; ``checked_on``, a phrase that says on which images the outputs were compared;
+        ``max_difference``, the largest difference between a probability of ONNX Runtime and of PyTorch. With ``int8``
+        there is also ``quantization``: ``tool``, ``calibration_images``, and the result of
+        `cvrnet.onnx.quantize.compare`.
 
     Raises:
         UserError: An argument is wrong, or the outputs differ too much. In these cases nothing is written.
@@ -169,7 +170,7 @@ def training_data(folder: Path) -> DataSet | None:
 
 
 def _find_run(folder: Path) -> dict[str, Any]:
-    """Read run.json beside a checkpoint or, for a fold, beside the folds; empty where neither file exists."""
+    """Read run.json in a checkpoint's folder or else in the folder above (the run of a fold); {} if both lack it."""
     return next((read_run(place) for place in (folder, folder.parent) if (place / RUN).is_file()), {})
 
 

@@ -21,7 +21,7 @@ from cvrnet.runs.label_names import check_names
 from cvrnet.strict_json import parse_json
 from cvrnet.task import check_num_classes
 
-_MOST_BYTES = 2**31  # what protobuf can read
+_MOST_BYTES = 2**31  # protobuf can read only smaller files
 _MOST_NODES = 20_000  # engines take minutes for more; five folds of a `cvrnet` have 1,650
 _OURS = "expected a file written by `cvrnet export`"
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -55,7 +55,7 @@ def read_metadata(path: str | Path) -> Metadata:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError):
         proto = onnx.ModelProto()
-    if not proto.graph.output:  # not ONNX, but it parses: every field of a protobuf message is optional
+    if not proto.graph.output:  # other files can parse, too: every field of a protobuf message is optional
         raise UserError(f"{path} is not an ONNX file, or is cut short")
     if problem := _find_problem(proto):
         raise UserError(f"{path} {problem}; {_OURS}")
@@ -66,7 +66,7 @@ def read_metadata(path: str | Path) -> Metadata:
         if not isinstance(names, list) or not isinstance(cfg["architecture"], str) or not isinstance(count, int):
             raise ValueError("architecture, label_names or num_classes has a wrong type")
         check_names(names, None)
-        task = metadata.get("task", "multiclass")  # files of earlier versions do not say
+        task = metadata.get("task", "multiclass")  # files of earlier versions do not state the task
         check_num_classes(count, task)
         decisions = Decisions.from_dict(parse_json(metadata.get("decisions", "null")), names)
         quantiles = _quantiles(parse_json(metadata.get("quantiles", "[]")))
@@ -100,7 +100,7 @@ def _find_problem(proto: onnx.ModelProto) -> str:
         if isinstance(message, onnx.GraphProto):
             return "holds a graph inside its graph (a loop or a branch)"
         if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
-            return f"has an operator of {message.domain!r:.80}"
+            return f"has an operator of the domain {message.domain!r:.80}"
         if isinstance(message, onnx.AttributeProto) and any(map(math.isnan, (message.f, *message.floats))):
             return f"holds NaN in {message.name!r:.80}"
         if isinstance(message, onnx.TensorProto):
@@ -130,7 +130,7 @@ def _is_finite(tensor: onnx.TensorProto) -> bool:
 
 
 def _classes_and_heads(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return the numbers of classes and heads, from a graph's input and output shapes; 0 classes if one is wrong."""
+    """Return the numbers of classes and heads, from a graph's input and output shapes; 0, 0 for wrong shapes."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     shapes = {value.name: _shape(value) for value in (*inputs, *graph.output)}

@@ -62,8 +62,8 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], network:
             # Weights of 7 bits: x86 processors without VNNI add two 8-bit products in 16 bits (vpmaddubsw), and with
             # 8-bit weights the sum could saturate ("Quantize ONNX models" in ONNX Runtime's documentation).
             reduce_range=True,
-            # A range (of the default method, MinMax) is then the mean of the batches' extremes, so that a single
-            # unusual image hardly changes it.
+            # With this option, a range of the default method (MinMax) is the mean of the batches' extremes. So a single
+            # unusual image hardly changes the range.
             extra_options={"CalibMovingAverage": True},
         )
     return len(images)

@@ -40,9 +40,9 @@ class OnnxEngine:
         self.quantiles = about.quantiles  #: quantiles of each fold's distances (`cvrnet.metrics.novelty`); may be empty
         self.averages_probabilities = about.num_heads > 0  #: whether the file also returns the logits of heads
         self._heads, self.decisions = about.num_heads, about.decisions
-        if not self.averages_probabilities:  # the logits are calibrated in the graph; logits of heads are not
+        if not self.averages_probabilities:  # the graph calibrates the logits, but not the logits of heads
             self.decisions = replace(self.decisions, calibration=None)
-        self.models: list[Any] = [self]  #: this engine; for a converted copy, the PyTorch networks for explanations
+        self.models: list[Any] = [self]  #: this engine; other engines list their PyTorch networks here
         self.device: Any  # "cpu" or "cuda"
         self.engine, self._session, self.device, self.precision = _open(Path(path), device, dtype, engine, images)
 
@@ -60,7 +60,7 @@ class OnnxEngine:
         return logits
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute any number of images, uint8 (N, C, H, W), in the size of the preprocessing; `size` has no effect.
+        """Predict any number of images, uint8 (N, C, H, W), in the size of the preprocessing; `size` has no effect.
 
         Returns:
             Logits (1, heads, N, classes), with heads = 1 for a network without heads; and each fold's distances from
@@ -74,7 +74,7 @@ class OnnxEngine:
     ahead = 0  #: number of batches to start before waiting for the result of the first
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
-        """Compute images immediately; return a function that returns the result of `__call__`."""
+        """Predict images immediately; return a function that returns the result of `__call__`."""
         answer = self(pixels, size)
         return lambda: answer
 

@@ -21,8 +21,8 @@ from cvrnet.report.write import image_path
 from cvrnet.runs.attention import StudyAttention, read_attention, score_attention
 from cvrnet.runs.layout import FIGURES, fold_name
 
-SHOWN = 4  # most bags of each label that are shown
-MOST = 8  # most bags of all labels that are shown
+SHOWN = 4  # at most this many bags of each label are shown
+MOST = 8  # at most this many bags of all labels together are shown
 
 
 def bag_sections(results: Results, maps: bool, predictor: Predictor | None = None) -> list[Section]:
@@ -40,8 +40,8 @@ def bag_sections(results: Results, maps: bool, predictor: Predictor | None = Non
 def attention_section(results: Results, maps: bool, predictor: Predictor | None = None) -> Section:
     """Make the section "Which pictures counted" of a report.
 
-    The section says how well the pictures' shares find marked lesions, and shows some bags: the shares, the pictures
-    with the largest shares and, with ``maps``, the Grad-CAM maps of these pictures.
+    A picture's share is its part of the bag's attention. The section says how well the shares find marked lesions,
+    and shows some bags: the shares, the pictures with the largest shares and, with ``maps``, their Grad-CAM maps.
     """
     found = read_attention(results.folders, results.shown)
     chosen = _examples(results, found)

@@ -69,7 +69,7 @@ def _missing(results: Results) -> str:
 def _outcome(results: Results) -> str:
     outcome = results.run.get("outcome")
     if not outcome:
-        return f"{AUTHOR}who made the labels and how, what these readers knew, and how well they agreed."
+        return f"{AUTHOR}which readers made the labels and how, what the readers knew, and how well they agreed."
     found = " ".join(outcome_sentences(outcome))
     return f"{found} {AUTHOR}how the event was defined and recorded, and whether this was done blinded."
 
@@ -160,8 +160,8 @@ def _uncertainty(results: Results) -> str:
     bootstrap = results.scores["intervals"]["bootstrap"]
     return (
         f"95 % intervals: percentiles of {number(bootstrap['resamples'])} bootstrap resamples of "
-        f"{number(bootstrap['groups'])} patients, each with all images; exact binomial intervals for rates "
-        "of 0 or 1."
+        f"{number(bootstrap['groups'])} patients, each with all of the patient's images; exact binomial intervals for "
+        "rates of 0 or 1."
     )
 
 

@@ -20,7 +20,7 @@ from cvrnet.report.report_tables import Row, mistake_rows
 from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import fold_name
 
-RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # most images: correct predictions of each class, of all classes; mistakes
+RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # at most 2 correct predictions of each class and 12 in all; 6 mistakes
 
 
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
@@ -41,7 +41,10 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
 
 
 def _probable_rows(results: Results) -> list[Row]:
-    """Return, for each finding, the most probable of the images with it; the most frequent findings come first."""
+    """Return, for each finding, the row of one image: among the images with it, the image with its highest probability.
+
+    The most frequent findings come first. No image is returned twice.
+    """
     table, rows = results.predictions, list[Row]()
     for k in np.argsort(-(table.labels == 1).sum(0), kind="stable"):
         has = [i for i in np.flatnonzero(table.labels[:, k] == 1) if table.names[i] not in {r["path"] for r in rows}]
@@ -95,7 +98,7 @@ def _panels(
     panels: dict[str, tuple[Picture | None, Picture | str]] = {}
     for fold, members in by_fold.items():
         folder = run_folder / fold_name(fold) if fold else run_folder
-        model = predictor or Predictor.from_pretrained(folder, any_body_part=True)  # the run has read these files
+        model = predictor or Predictor.from_pretrained(folder, any_body_part=True)  # the run accepted these files
         paths = [image_path(run, row["path"]) for row in members]
         found = example_panels(model, [str(path) for path in paths], target=[row["prediction"] for row in members])
         for row, path, panel in zip(members, paths, found, strict=True):

@@ -1,4 +1,4 @@
-"""Score the findings in subgroups: the AUC of each finding within each group of a column."""
+"""Score the findings in subgroups: the AUC of each finding within each group of a manifest's column."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Row = dict[str, Any]
 def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
     """Yield a row for each group and finding, and for each group's mean; ``members`` has the images of each group.
 
-    A finding has scores in a group if `MIN_PATIENTS` patients of the group have it and `MIN_PATIENTS` patients lack it.
-    The mean is over the findings that have scores in all groups, so that the means can be compared; groups in which no
-    finding has scores are ignored.
+    A finding has scores in a group if at least `MIN_PATIENTS` patients of the group have it, and at least
+    `MIN_PATIENTS` patients lack it. The mean is over the findings that have scores in all groups, so that the means can
+    be compared; groups in which no finding has scores are ignored.
     """
     scored = {group: _scored(part) for group, part in members.items()}
     sets = [{*names} for names in scored.values() if names]

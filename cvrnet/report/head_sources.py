@@ -37,8 +37,8 @@ def head_source_rows(results: Results) -> list[dict[str, Any]]:
 def head_source_table(results: Results) -> Table:
     """Return a table with a row for each head.
 
-    The columns are the sets and sources on which heads are compared and, if the run has a source probe, the AUC of the
-    probe for each label.
+    The columns are the sets and sources on which heads are compared and, if the run has a source probe
+    (`cvrnet.report.source_probe`), the AUC of the probe for each label.
     """
     places = list(_places(results))
     columns: dict[str, dict[str, str]] = {}  # title -> the cell of each head
@@ -59,9 +59,9 @@ def head_source_table(results: Results) -> Table:
 def _places(results: Results) -> Iterator[tuple[str, str, Entry]]:
     """Yield the sets and sources on which heads are compared: name of the set, title, entry of `head_scores`.
 
-    There are three kinds: all images of a set; each source that the model was trained on, if it has two or more
-    classes; and each source that the model was not trained on. A set is left out of the first kind if the model was
-    trained on none of its sources.
+    There are three kinds: all images of a set; each source that the model was trained on, if the source has two or more
+    classes and is not the only source of the set; and each source that the model was not trained on. A set is left out
+    of the first kind if the model was trained on none of its sources.
     """
     if not results.sources:
         return

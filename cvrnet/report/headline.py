@@ -33,7 +33,7 @@ def data_name(run: Mapping[str, Any]) -> str:
     """Return the data set's name: the name of its folder or of its manifest."""
     path = Path(run["data"])
     folder = path.parent if path.name == "manifest.csv" and path.parent.name else path
-    return "~" if folder == Path.home() else folder.name  # the name of the home folder is the user's
+    return "~" if folder == Path.home() else folder.name  # the home folder's name is the user's name
 
 
 def without_folders(value: Any) -> Any:
@@ -64,7 +64,7 @@ def patients(results: Results) -> str:
     ids = results.predictions.patients if evaluated else [row["patient_id"] for row in results.split]
     known = [patient for patient in ids if patient]
     if not known:
-        return "not known; each image counts as a patient of its own"
+        return "not known; each image counts as a separate patient"
     without = len(ids) - len(known)
     return f"{len(set(known)):,}" + (f", and {without:,} images whose patient is not known" if without else "")
 
@@ -93,9 +93,9 @@ def severe_findings(audit: Mapping[str, Any]) -> list[str]:
 
 
 def floor_rows(results: Results) -> list[dict[str, Any]]:
-    """Return the model's balanced accuracy on every set and, last, that of the audit's simple model (the floor).
+    """Return rows with the model's balanced accuracy on every set and, last, the floor.
 
-    If the audit has no floor, there are no rows.
+    The floor is the balanced accuracy of the audit's simple model. If the audit has no floor, there are no rows.
     """
     findings = results.audit["findings"] if results.audit else []
     floor = next((finding["figures"] for finding in findings if finding["code"] == "floor"), None)

@@ -95,7 +95,7 @@ def calibration_row(table: PredictionTable, part: str = "") -> Row:
 
 
 def _views(results: Results, part: str, table: PredictionTable) -> str:
-    """Return a sentence on how many cases with and without the event have an AP radiograph last; "" if unknown."""
+    """Return a sentence after "On": how often the last radiograph is AP with and without the event; "" if unknown."""
     views = read_baselines(results.folders, part, table.names).get(VIEW)
     if views is None:
         return ""

@@ -40,7 +40,7 @@ def render_page(template: str, results: Results, further: Sequence[Section], **v
         best_epochs=[int(row["epoch"]) for row in map(best_row, results.histories) if row is not None],
         headline=headline,
         figure=figure,
-        drawn={path.stem for path in (results.folder / FIGURES).glob("*.png")},  # version 0.1 drew fewer
+        drawn={path.stem for path in (results.folder / FIGURES).glob("*.png")},  # version 0.1 drew fewer figures
         settings=settings_table(results),
         further=further,
         checklist=checklist(results),

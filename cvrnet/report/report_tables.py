@@ -97,7 +97,10 @@ def cell(row: Row, key: str) -> str:
 
 
 def _paper_table(results: Results) -> ReportTable:
-    """Make the papers' table (v1 Table 3): rows for each fold or set, the mean, the independent source and the drop."""
+    """Make the papers' table (v1 Table 3), with a row for each fold or set.
+
+    Further rows are the mean over the folds, the independent source, and the drop of the scores on this source.
+    """
     source, tree = results.held_back, results.results
     if results.kind == "crossval":
         names = {"": "Mean", f"{source} ": f"Mean on {source}", "drop ": "Drop"}

@@ -28,7 +28,7 @@ class Results:
 
     folder: Path
     run: Mapping[str, Any]  #: run.json
-    results: Mapping[str, Any]  #: summary.json of a cross-validation, or metrics.json of another run
+    results: Mapping[str, Any]  #: summary.json of a cross-validation, or metrics.json of any other run
     shown: str  #: name of the set that the report shows: ``test``; for a single training ``independent`` or ``val``
     scores: Mapping[str, Any]  #: scores on the set ``shown``, over all folds
     predictions: Any  #: predictions on the set ``shown``, over all folds: a `PredictionTable` or a `FindingTable`

@@ -1,4 +1,4 @@
-"""Make the report's section of prediction sets and abstention: do limits from validation hold on other images?"""
+"""Make the report's section of prediction sets and abstention: do limits set on validation images hold elsewhere?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cvrnet.runs.layout import FIGURES
 from cvrnet.runs.predictions import PredictionTable
 
 COVERAGES, SHARES = (0.8, 0.9, 0.95), (0.1, 0.2, 0.3, 0.5)
-SHOWN = 0.9  # coverage of the rows for classes and sources
+SHOWN = 0.9  # target coverage of the rows for classes and sources
 Row = dict[str, Any]
 Mask = NDArray[np.bool_]
 
@@ -55,12 +55,15 @@ def selective_section(results: Results) -> Section | None:
 
 
 def _set_rows(results: Results, part: str) -> Iterator[Row]:
-    """Yield coverage and size of the sets: for all images at each coverage, then for each class and source."""
+    """Yield coverage and mean size of the prediction sets of some images, for each target coverage.
+
+    There is a row for all images and, at the target coverage `SHOWN`, a row for each class and each source.
+    """
     table = results.judged[part]
     sources = np.array(table.sources)
     named = sorted({*table.sources} - {""})
     for coverage in COVERAGES:
-        found = np.zeros((2, *table.probabilities.shape), bool)  # without and with by_class
+        found = np.zeros((2, *table.probabilities.shape), bool)  # one limit for all classes; a limit for each class
         for decisions, mine in results.by_model(table):
             sets: Any = decisions.prediction_sets
             for k in (0, 1):

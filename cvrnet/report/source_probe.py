@@ -1,4 +1,7 @@
-"""Measure how well each head's input predicts the source of an image, among images of one label: a shortcut probe."""
+"""Measure how well each head's input predicts the source of an image, among images of one label.
+
+The network can use the source as a shortcut to the label if the source can be predicted well.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import SOURCE_PROBE, fold_name
 from cvrnet.scoring import MIN_PATIENTS
 
-MAX_IMAGES = 400  # most images of all labels and sources, so that the cost does not grow with the data set
+MAX_IMAGES = 400  # at most, over all labels and sources, so that the cost does not grow with the data set
 BATCH = 16
 FOLDS = 5
 RESAMPLES = 500
@@ -54,7 +57,7 @@ def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
         return ""
     first = folder / fold_name(1) if results.kind == "crossval" else folder
     try:
-        predictor = predictor or Predictor.from_pretrained(first, any_body_part=True)  # the run has read these files
+        predictor = predictor or Predictor.from_pretrained(first, any_body_part=True)  # the run accepted these files
         model = predictor.models[0]
         if isinstance(model, CVRNet) and averages_probabilities(model) and (rows := probe_rows(predictor, groups)):
             write_sheet(folder / SOURCE_PROBE, rows)

@@ -1,4 +1,4 @@
-"""Make the report's section of subgroups: scores for the values of the manifest's further columns (sex, view, age)."""
+"""Make the report's section of subgroups: scores of groups by columns of the manifest, such as sex, view or age."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cvrnet.scoring import MIN_PATIENTS
 
 MOST_VALUES = 10  # a column with more values makes groups only if the values are numbers
 BINS = 4  # number of bins for a column of numbers
-AGES = (0, 18, 40, 60, 80)  # first year of each age group
+AGES = (0, 18, 40, 60, 80)  # lowest age of each age group, in years
 UNKNOWN = "unknown"
 _NO_GROUPS = re.compile(r"\b(id|uid|identifier|accession|date|time|path|file|filename)\b")
 SCORES = ("accuracy", "balanced_accuracy", "roc_auc")
@@ -48,7 +48,7 @@ def subgroups_section(results: Results) -> Section | None:
 
 
 def _metadata(results: Results) -> dict[str, dict[str, str]]:
-    """Return the further columns and the view of each image, by its name, from the manifest that run.json names."""
+    """Map the name of each image to its view and further columns, from the manifest that run.json names."""
     data = DataSet.of_run(results.run)
     if data is None or not os.path.exists(data):
         return {}
@@ -57,7 +57,7 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
     except DataError:  # the data set has changed; the other parts of the report do not need it
         return {}
     findings = {*results.predictions.classes, NO_FINDING} if results.multilabel else set()
-    if results.multilabel and not any(record.label for record in records):  # also findings that the job left out
+    if results.multilabel and not any(record.label for record in records):  # also findings that the model does not know
         findings |= {*finding_columns(records)}
     rows = {record.name: {"view": record.view, **record.metadata} for record in records}
     if outcome := results.run.get("outcome"):  # columns about later events make no groups

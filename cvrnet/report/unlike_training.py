@@ -1,4 +1,4 @@
-"""Make the report's section on images unlike the training images: which share of each set and source is marked."""
+"""Make the report's section on images unlike the training images: what share of each set and source is marked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def unlike_training_section(results: Results) -> Section | None:
-    """Make the section for `cvrnet.report.write_report`; None if predictions.csv lacks ``unlike_training``."""
+    """Make the section for `cvrnet.report.write_report`; None if predictions.csv has no column ``unlike_training``."""
     rows = [row for name, table in results.judged.items() for row in _rows(name, table)]
     if not rows:
         return None

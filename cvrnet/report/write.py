@@ -18,7 +18,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.runs.attention import top_pictures
 from cvrnet.runs.layout import CHECKLIST, REPORT, TABLES
 
-SHOWN = 12  # most mistakes on the page
+SHOWN = 12  # at most this many mistakes are on the page
 
 
 def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:

@@ -1,4 +1,4 @@
-"""Read and write attention.csv: how much each picture of a bag counts in the bag's prediction."""
+"""Read and write attention.csv: how much each picture of a bag (study or patient) counts in the bag's prediction."""
 
 from __future__ import annotations
 

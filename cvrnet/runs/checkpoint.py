@@ -28,7 +28,7 @@ from cvrnet.runs.layout import CONFIG, WEIGHTS, fold_folders, fold_name, fold_nu
 from cvrnet.runs.model_config import read_config
 from cvrnet.runs.read import read_json
 
-MULTILABEL = "multi_label_classification"  #: problem type in config.json: the pipeline of transformers uses sigmoids
+MULTILABEL = "multi_label_classification"  #: "problem_type" in config.json; transformers then applies a sigmoid
 _ERRORS = (OSError, RuntimeError, ValueError, ArithmeticError, TypeError, LookupError, AttributeError, AssertionError)
 
 
@@ -82,7 +82,7 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
 
 
 def _remove_num_classes(path: Path) -> None:
-    """Remove ``num_classes`` from the arguments in config.json: transformers also passes the value at the top level."""
+    """Remove ``num_classes`` from the arguments in config.json, because transformers passes the top-level value too."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("model_args", {}).pop("num_classes", None) is not None:
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -139,7 +139,7 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
         UserError: The model has no classifier of two or more classes.
     """
     cfg: Any = model.pretrained_cfg
-    # A network from outside timm may not state its number of classes; its output shows whether the number fits.
+    # A network from outside timm may not state its number of classes. Then its cfg does; predictions check the number.
     count: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
     least = 1 if checkpoint_task(model) == "multilabel" else 2
     if count < least:
@@ -176,7 +176,7 @@ def refuse_bags(unit: str, what: str) -> None:
 def refuse_lungs(folder: Path, why: str) -> None:
     """Raise UserError if the model in a checkpoint folder sees only the lungs; ``why`` is the end of the message."""
     if (folder / CONFIG).is_file() and (lungs := Preprocessing.from_cfg(_stored_cfg(folder)).lungs):
-        raise UserError(f"{folder} sees only the lungs (--lungs {lungs.mode}); {why}")
+        raise UserError(f"the model in {folder} sees only the lungs (--lungs {lungs.mode}); {why}")
 
 
 def _stored_cfg(folder: Path) -> Mapping[str, Any]:

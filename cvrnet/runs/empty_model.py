@@ -1,4 +1,4 @@
-"""Create a network without memory (on PyTorch's meta device), compare it with a file of weights, and fill it."""
+"""Create a network on PyTorch's meta device, which needs no memory, and fill it from a file of weights."""
 
 from __future__ import annotations
 
@@ -24,18 +24,22 @@ def create_empty(folder: Path) -> nn.Module | None:
         try:
             with limited_size(), torch.device("meta"):
                 return timm.create_model(f"local-dir:{folder}", **options)
-        except TypeError:  # the model may accept no device
+        except TypeError:  # the model may not accept the argument ``device``
             if not options:
                 raise
         except RuntimeError as error:
             if "meta" not in str(error):
                 raise
-            break  # the model computes with its random weights
+            break  # the model computes with its initial weights, but tensors on the meta device have no values
     return None
 
 
 def can_be_filled(model: nn.Module) -> bool:
-    """Return whether a file can hold all tensors of an empty network: no weights are shared, no tensor is computed."""
+    """Return whether `fill` can set all tensors of a network on the meta device.
+
+    It cannot if parts of the network share weights, or if a tensor is neither in the state dict nor set by the method
+    ``init_non_persistent_buffers``.
+    """
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     if len({id(tensor) for _, tensor in tensors}) < len(tensors):
         return False  # loading would turn shared weights into separate weights
@@ -80,7 +84,8 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
     left = list(model.state_dict().items())[::-1]
     with torch.no_grad():
         while left:
-            # The file is mapped into memory. Closing it releases what was read, so few weights are twice in memory.
+            # The file is mapped into memory. Closing it releases the parts that were read, so little more than
+            # `_PORTION` bytes are in memory twice.
             with safe_open(path, "pt") as file:
                 copied = 0
                 while left and copied < _PORTION:
@@ -93,7 +98,7 @@ def fill(model: nn.Module, path: Path) -> nn.Module:
 def find_not_finite(model: nn.Module) -> str:
     """Return the name of the first tensor with NaN or infinity, which would spoil predictions; "" if all are finite.
 
-    In a tensor with one element, infinity is allowed, because it can be the limit of a range; NaN is not allowed.
+    In a tensor with one element, infinity is allowed, because it can mean "no limit"; NaN is not allowed.
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.is_meta:

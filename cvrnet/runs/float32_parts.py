@@ -15,7 +15,7 @@ from cvrnet.runs.model_config import read_config
 
 KEY = "float32_parts"  #: key in config.json, and attribute of the model
 WHOLE = ""  #: the name that stands for a whole encoder
-MOST = 1000  # most parts in a config.json, which may be untrusted
+MOST = 1000  # largest number of parts that are accepted from a config.json, which may be untrusted
 
 
 def float32_parts(model: nn.Module) -> list[list[str]]:
@@ -64,7 +64,7 @@ def restore_float32_parts(model: nn.Module, config: Mapping[str, Any]) -> None:
         return
     known = dict(model.encoders.named_modules()) if isinstance(model, CVRNet) else {}
     if not isinstance(names, list) or len(names) > MOST:
-        raise ValueError(f"{CONFIG} states {KEY} that are not a list of names")
+        raise ValueError(f"{CONFIG} states {KEY} that are not a list of at most {MOST} names")
     for name in names:
         if not isinstance(name, str) or not name or name not in known:
             raise ValueError(f"{CONFIG} states {KEY} that the network does not have: {name!r:.80}")

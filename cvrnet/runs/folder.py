@@ -1,4 +1,4 @@
-"""Claim the folder of a run for a job: which job may write to it, and when a new run replaces an earlier run."""
+"""Decide which job may write to the folder of a run, and when a new run replaces an earlier run."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from cvrnet.runs.layout import BENCHMARK, COMPARE, CONFIG, ORIGIN, RUN, RUN_ENTR
 from cvrnet.runs.read import read_json
 
 IDENTITY = ("data_sha256", IMAGES_ROOT, COLUMN_NAMES, "classes", "test_source", "folds")
-"""Keys of run.json that, together with the settings in ``config``, distinguish jobs of one kind."""
+"""Keys of run.json. Two jobs of one kind are the same job if these keys and the settings in ``config`` are equal."""
 MAY_CHANGE = {"device", "num_workers", "compile"}
 """Settings that may differ when a run is resumed: they change the speed, not the result."""
 SWEEPS = (BENCHMARK, "leave-one-source-out", COMPARE)
-"""Kinds of jobs whose folder holds other runs."""
-# Jobs that take minutes, so they are not resumed.
+"""Sweeps: the kinds of jobs whose folder holds other runs."""
+# Kinds of jobs that take only minutes, so they are not resumed.
 _IN_ONE_GO = ("evaluate", COMPARE, "soup", "calibrate", "convert-keras", "")
 
 
@@ -72,7 +72,8 @@ def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, over
 
     If ``output`` is empty, the job writes to it. If it is not empty, the job writes to a hidden folder beside it. Jobs
     that take minutes use the hidden folder even for an empty ``output``, if ``output`` can be renamed. With ``resume``,
-    the job continues the run in the hidden folder, if there is one.
+    the job continues the run in the hidden folder. If there is none, and ``overwrite`` is False, the job continues the
+    run in ``output``.
     """
     path = real_folder(output)
     new = new_folder(path)
@@ -140,8 +141,8 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
     """Return whether a folder already has a run; change no file.
 
     Raises:
-        UserError: The job may not write to the folder: it holds something else, another kind of run, or a run although
-            ``resume`` and ``overwrite`` are False.
+        UserError: The job may not write to the folder: it holds no run, or it holds a run of another kind, or a run
+            although ``resume`` and ``overwrite`` are False.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder for the run")
@@ -162,7 +163,7 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether this library made a folder: run.json names its version, or hub.json describes a download."""
+    """Return whether this library made a folder: run.json names cvrnet's version, or hub.json describes a download."""
     run, origin = (read_json(path) if (path := folder / name).is_file() else {} for name in (RUN, ORIGIN))
     versions = run.get("versions")
     return (isinstance(versions, Mapping) and "cvrnet" in versions) or {"repo", "commit"} <= origin.keys()
@@ -182,8 +183,8 @@ def claim_folder(
 ) -> None:
     """Write ``description`` to run.json, unless the folder belongs to another job.
 
-    With ``resume``, the folder may already belong to this job, with at most as many epochs as in ``description``.
-    ``defaults`` are values for settings that the run.json of an older version lacks.
+    With ``resume``, the folder may already hold the run.json of this job; its number of epochs may be smaller than in
+    ``description``. ``defaults`` are values for settings that the run.json of an older version lacks.
 
     Raises:
         UserError: The folder belongs to another job, or `check_folder` refuses it.
@@ -215,7 +216,7 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
 def hash_records(records: Sequence[Record]) -> str:
     """Return the SHA-256 of a run's inputs: each image's name, label or findings, source, patient and split, in order.
 
-    If the records are bags, each bag's values come first, then the values of its images.
+    If the records are bags (see `Study`), each bag's values come first, then the values of its images.
     """
     digest = hashlib.sha256()
     bags = [each for record in records if isinstance(record, Study) for each in (record, *record.pictures)]

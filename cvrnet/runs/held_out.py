@@ -10,14 +10,14 @@ from cvrnet.data import Record
 from cvrnet.runs.layout import CONFIG, INDEPENDENT, SPLIT, STATE, fold_folders, fold_number
 from cvrnet.runs.split_table import SplitTable
 
-_HELD_OUT = ("test", INDEPENDENT)  # sets that no model of the run trains or validates on; version 0.1 wrote ``test``
+_HELD_OUT = ("test", INDEPENDENT)  # names of the set that no model is trained or validated on; "test" in version 0.1
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """The models of a run, and for each image the models that were not trained on its patient."""
 
-    models: list[str]  #: a MODEL argument for each model of the run; without a split.csv, the argument itself
+    models: list[str]  #: a MODEL argument for each model of the run; without a split.csv, only MODEL
     models_for_image: dict[str, tuple[int, ...]]  #: image name -> indices of the models not trained on its patient
     known: bool  #: whether a split.csv names the images that the models were trained on
 

@@ -1,8 +1,8 @@
 """Download the files that ``hf-hub:user/repo[@revision]`` refers to into the client's cache, and check them.
 
-A branch is resolved to a commit once, and all files are then read at commits. So configuration and weights always come
-from one push. On the branch ``main`` of a pushed run, run.json records the commits of all folds, so one commit
-identifies the whole run.
+A branch is resolved to a commit once, and all its files are then read from this commit. So configuration and weights
+always come from one push. On the branch ``main`` of a pushed run, run.json records the commits of all folds, so one
+commit identifies the whole run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Snapshot:
     repo: str
     commit: str
     folder: Path
-    stale: str = ""  #: why it is not known whether this is the newest commit; "" if the Hub confirmed it
+    stale: str = ""  #: why this may not be the newest commit of the branch; "" if it is, or if a commit was requested
 
 
 def is_reference(model: str | Path) -> bool:
@@ -64,7 +64,7 @@ def is_reference(model: str | Path) -> bool:
 
 
 def hint(text: str | Path) -> str:
-    """Return the end of an error message: the right form of a text that looks like a repository; otherwise "".
+    """Return the end of an error message: the reference that a text probably means; "" if it names no repository.
 
     >>> hint("https://huggingface.co/me/chest/tree/fold-2"), hint("runs/2024/folds")
     ('; for a repository on the Hugging Face Hub: hf-hub:me/chest@fold-2', '')
@@ -94,7 +94,7 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
 
 
 def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
-    """Download and return the checkpoint folders of a reference: all folds of a pushed run, or a revision's model.
+    """Download the models of a reference (all folds of a pushed run, or one model), and return their folders.
 
     The reference is ``user/repo[@revision]``, with or without ``hf-hub:``. ``folds`` are the numbers of the folds; an
     empty sequence means all folds. The folders are in the client's cache, each at one commit. The hash of each file is
@@ -109,7 +109,7 @@ def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
 
 
 def hub_checkpoint(reference: str) -> Path:
-    """Download and return one revision's checkpoint folder; ``main`` of a pushed run is its best fold.
+    """Download and return one revision's checkpoint folder; ``main`` of a pushed run holds its best fold.
 
     Raises the same errors as `hub_checkpoints`.
     """
@@ -233,7 +233,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
             continue
         _log.warning("%s: %s in the cache is damaged; it is downloaded again", snapshot.repo, name)
         if not path.is_symlink():
-            path.unlink()  # the client replaces only targets of links
+            path.unlink()  # the client would replace the target of a link, but not a regular file
         try:
             with_retries(hf_hub_download, snapshot.repo, name, revision=snapshot.commit, force_download=True)
         except CLIENT_ERRORS as error:
@@ -253,7 +253,7 @@ def _expected_hashes(snapshot: Snapshot, names: Sequence[str]) -> dict[str, str]
     links = {name: snapshot.folder / name for name in names if (snapshot.folder / name).is_symlink()}
     hashes = {name: Path(os.readlink(path)).name for name, path in links.items()}
     hashes = {name: blob for name, blob in hashes.items() if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", blob)}
-    if unknown := [name for name in names if name not in hashes]:  # the file system has no links
+    if unknown := [name for name in names if name not in hashes]:  # for example, because the file system has no links
         entries = with_retries(HfApi().get_paths_info, snapshot.repo, unknown, revision=snapshot.commit)
         hashes |= {entry.path: hub_hash(entry) for entry in entries if isinstance(entry, RepoFile)}
     return {name: hashes.get(name, "") for name in names}

@@ -8,9 +8,10 @@ from cvrnet.text import printable
 
 
 def check_names(names: Any, count: int | None) -> None:
-    """Raise ValueError if class names are not texts, occur twice, or do not fit the model's number of classes.
+    """Raise ValueError if class names are not printable texts, occur twice, or do not fit the number of classes.
 
-    Names are a list, or timm's dictionary from a class's number to its name, which may have gaps.
+    Names are a list, or timm's dictionary from class number to name, which may leave out some classes. If ``count`` is
+    None, the number of classes is not known, and is not checked.
     """
     if not names:
         return
@@ -46,10 +47,12 @@ def _by_number(names: Any) -> dict[int, str]:
     """Return a mapping from class number to name; raise ValueError if ``names`` has another form."""
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return dict(enumerate(names))
-    from timm.data import CustomDatasetInfo  # imported here: ONNX files have a list, and need no timm
+    from timm.data import CustomDatasetInfo  # imported here, because the lists in ONNX files are read without timm
 
     try:
         labels = CustomDatasetInfo(names)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"has label_names={names!r:.80}; expected texts, or numbers with texts") from error
+        raise ValueError(
+            f"has label_names={names!r:.80}; expected a list of texts, or a dictionary from number to text"
+        ) from error
     return {i: labels.index_to_label_name(i) for i in labels.label_indices()}

@@ -21,8 +21,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NOVELTY = "novelty.safetensors"  # the novelty head, which measures how unusual an image is; beside the weights
 SEGMENTER = "lungs.safetensors"  # the segmenter of a model that sees only the lungs; beside the weights
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
-ATTENTION = "attention.csv"  # for bags: how much each picture counts
-BASELINES = "baselines.csv"  # for a model that predicts an event: scores from one radiograph, or without a network
+ATTENTION = "attention.csv"  # for bags (several pictures with one label): how much each picture counts in its bag
+BASELINES = "baselines.csv"  # for a model that predicts an event: scores without the network, or from one image alone
 STATE = "training-state.pt"  # an interrupted training is resumed from this file; removed after the last epoch
 LAST_STATE = "last-epoch.pt"  # kept after the last epoch, so that a training can continue with more epochs
 

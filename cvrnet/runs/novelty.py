@@ -15,7 +15,7 @@ from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.runs.layout import NOVELTY
 
 HALF = ("mean", "directions", "side_weights")  # tensors that are stored in 16 bits
-MOST_NUMBERS = 100_000_000  # most numbers in a file, which may be untrusted
+MOST_NUMBERS = 100_000_000  # largest number of values that are read from a file, which may be untrusted
 
 
 def save_novelty(folder: Path, head: NoveltyHead) -> None:
@@ -55,9 +55,10 @@ def _problem(tensors: dict[str, Tensor], width: int) -> str:
     """Return why tensors do not make a `NoveltyHead` for vectors of this width; "" if they do."""
     count = tensors["variances"].numel() if "variances" in tensors else 0
     shapes = {"mean": (width,), "directions": (count, width), "variances": (count,), "noise": (), "quantiles": None}
-    of_sides = {"side_weights": (2 * width,), "side_bias": ()}  # earlier versions did not look for mirrored images
+    # For mirrored images; the files of earlier versions, which did not detect these, lack both tensors.
+    of_sides = {"side_weights": (2 * width,), "side_bias": ()}
     if {*tensors} not in ({*shapes}, {*shapes, *of_sides}):
-        return "it holds other tensors"
+        return "it does not hold the tensors of a novelty head"
     variances, noise, quantiles = (tensors[name].float() for name in ("variances", "noise", "quantiles"))
     fits = all(tensor.shape == (shapes | of_sides)[name] for name, tensor in tensors.items() if name != "quantiles")
     if not (fits and quantiles.ndim == 1 and len(quantiles) > 1):
@@ -65,5 +66,5 @@ def _problem(tensors: dict[str, Tensor], width: int) -> str:
     if not all(tensor.float().isfinite().all() for tensor in tensors.values()):
         return "it holds NaN or infinity"
     if not (noise > 0 and (variances > 0).all() and (quantiles.diff() >= 0).all()):
-        return "its variances are not positive, or its quantiles fall"
+        return "its variances are not positive, or its quantiles are not in ascending order"
     return ""

@@ -29,7 +29,7 @@ class AnyTable(ABC):
     """The predictions of one or more models for N labelled images.
 
     This is the base class of `PredictionTable` (each image has one class) and `FindingTable` (an image may have several
-    findings). A text "" means that the value is not known.
+    findings). In ``sources`` and ``patients``, "" means that the value is not known.
     """
 
     task: ClassVar[str]  #: as in run.json
@@ -110,7 +110,7 @@ class AnyTable(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> tuple[NDArray[Any], ...]:
-        """Read the labels and, if the file has them, the heads' predictions from rows of predictions.csv.
+        """Return the labels in rows of predictions.csv; also the heads' predictions, if the rows have them.
 
         Raises:
             KeyError, ValueError: The file has other classes.
@@ -121,7 +121,7 @@ class AnyTable(ABC):
         """Return whether each image has class or finding ``k``: 1, 0, or NaN if not known; (N,)."""
 
     def sides(self, k: int) -> tuple[int, int]:
-        """Return how many patients have class or finding ``k`` in an image, and how many lack it in an image.
+        """Return how many patients have class or finding ``k`` in some image, and how many lack it in some image.
 
         A patient with several images may count in both numbers.
         """
@@ -130,7 +130,7 @@ class AnyTable(ABC):
 
     @abstractmethod
     def cells(self, i: int) -> dict[str, Any]:
-        """Return an image's label and prediction, for predictions.csv, without its probabilities."""
+        """Return an image's label, and its predicted class or its known findings, as cells of predictions.csv."""
 
     def head_cells(self, i: int) -> dict[str, Any]:
         """Return the heads' own predictions for an image, for predictions.csv."""

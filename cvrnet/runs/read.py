@@ -47,12 +47,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold an object; expected a file that cvrnet wrote")
+        raise UserError(f"{path} does not hold a JSON object; expected a file that cvrnet wrote")
     return value
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run.json of a run. For a pulled run, leave out the data set's paths, because others wrote them."""
+    """Return the run.json of a run. For a run from the Hub, leave out the data set's paths, which are untrusted."""
     run = read_json(folder / RUN)
     if (folder / ORIGIN).exists():
         for key in ("data", IMAGES_ROOT, COLUMN_NAMES):

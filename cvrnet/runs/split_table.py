@@ -63,7 +63,8 @@ class SplitTable:
     def found(self, records: Sequence[Record]) -> list[Record]:
         """Return the images whose path or patient is in the table, even if label or source differ.
 
-        Images of other data sets may be returned, too, because equal paths usually mean one picture.
+        An image of another data set may have one of these paths, too. It is returned, because equal paths usually mean
+        the same picture.
         """
         paths = {row["path"] for row in self.rows}
         return [r for r in records if _composed(r.name) in paths or self.fold_of(r) is not None]

@@ -1,4 +1,4 @@
-"""Fine-tuning by the papers' protocol (extra ``train``).
+"""Fine-tune models by the papers' protocol. This needs the package's extra ``train``.
 
 The papers are v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
 """

@@ -68,7 +68,7 @@ class Schedule:
     count: int = 1  #: number of processes
     index: int = 0  #: this process's number, from 0
     least: int = 1  #: the least number of images in a part
-    epoch: int = 1  #: from 1
+    epoch: int = 1  #: the number of the epoch, from 1
 
     def __post_init__(self) -> None:
         self.batches()  # raises UserError before training starts
@@ -126,7 +126,7 @@ def image_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        collate_fn=getattr(images, "collate", None),  # bags differ in size
+        collate_fn=getattr(images, "collate", None),  # bags have their own function, because they differ in size
     )
     try:
         yield loader

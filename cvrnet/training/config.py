@@ -22,7 +22,7 @@ from cvrnet.heads.pooling import POOLINGS, UNITS
 from cvrnet.metrics.operating_points import DEFAULT_SENSITIVITY
 from cvrnet.training.optimizers import create_optimizer
 
-MAX_BATCH, MAX_WORKERS, MAX_SEED = 65_536, 256, 2**32 - 1  # the largest seed of NumPy and scikit-learn
+MAX_BATCH, MAX_WORKERS, MAX_SEED = 65_536, 256, 2**32 - 1  # MAX_SEED is the limit of NumPy and scikit-learn
 MAX_SIDE = math.isqrt(MAX_INPUT_PIXELS)
 
 
@@ -83,7 +83,7 @@ class TrainConfig:
 
     #: Name of any timm classifier; or ``local-dir:RUN`` or ``hf-hub:user/repo`` to start from a trained model.
     model: str = "cvrnet"
-    #: Encoders of a CVR-Net: names of timm, ``hf-hub:user/repo`` or ``local-dir:FOLDER``; empty: the model's own pair.
+    #: Encoders of a CVR-Net: timm names, ``hf-hub:user/repo`` or ``local-dir:FOLDER``; empty: the model's own pair.
     encoders: tuple[str, ...] = ()
     encoder_weights: tuple[str, ...] = ()  #: files of encoders' weights: ``NAME=FILE``, or ``FILE`` for one encoder
     #: Further arguments of timm's create_model, such as ``{"scales": "deepest"}``.
@@ -91,8 +91,8 @@ class TrainConfig:
     pretrained: bool = True  #: start from ImageNet weights (both papers do)
     img_size: int = 224  #: images are resized to this height and width, in pixels
     in_chans: int = 3  #: 3, or 1 for grey images
-    #: Filter with which images are resized (the aspect ratio is not kept). ``auto``: a CVR-Net's own filter, or for
-    #: other models ``nearest``, the papers' filter.
+    #: Filter with which images are resized (the aspect ratio is not kept). ``auto``: the filter of a registered
+    #: CVR-Net or of a trained model; for other models ``nearest``, the papers' filter.
     interpolation: str = "auto"
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
     any_body_part: bool = False  #: read DICOM files of any part of the body
@@ -121,7 +121,7 @@ class TrainConfig:
     #: Names of findings (an image may have several), or ``auto`` for all findings of the data set; empty: each image
     #: belongs to one class.
     findings: tuple[str, ...] = ()
-    uncertain: str = "ignore"  #: meaning of the cell -1 of a finding: ``ignore``, ``positive`` or ``negative``
+    uncertain: str = "ignore"  #: meaning of -1 in the column of a finding: ``ignore``, ``positive`` or ``negative``
     #: With ``class_weights``, a finding's loss on images that have the finding is multiplied by (images without it) /
     #: (images with it), at least by 1 and at most by this number.
     max_pos_weight: float = 10.0
@@ -129,13 +129,13 @@ class TrainConfig:
     pooling: str = "attention"  #: how the images of a bag are combined: ``attention``, ``mean`` or ``max``
     time: bool = True  #: for bags: whether the model uses the column ``day``, if the data set has it
     slices: int = 64  #: largest number of slices that are read from a volume (DICOM, NIfTI), evenly spaced
-    window: str = "lung"  #: grey levels of the slices of CTs in bags: ``lung`` or ``soft-tissue``
+    window: str = "lung"  #: for bags: range of Hounsfield units that CT slices show: ``lung`` or ``soft-tissue``
     #: Column with the day of the event that is predicted instead of the labels (see `cvrnet.data.outcomes`).
     outcome: str = ""
-    #: Radiographs that are used. ``admission``: those until the day of admission (day 0); ``first``: all before the
-    #: first event.
+    #: Radiographs from which the event is predicted. ``admission``: those of the day of admission (day 0) or before;
+    #: ``first``: those of all days before the first event.
     until: str = "first"
-    horizon: float = 14.0  #: the label is ``yes`` if the event comes within this many days
+    horizon: float = 14.0  #: the label is ``yes`` if the event comes within this many days (see `cvrnet.data.outcomes`)
     lr_factor: float = 0.9  #: the learning rate is multiplied by this factor (the papers: "Reduced by 10 %")
     lr_patience: int = 12  #: the learning rate is reduced after this many epochs without improvement
     patience: int = 25  #: training stops after this many epochs without improvement
@@ -183,7 +183,7 @@ class TrainConfig:
         if self.lungs and self.unit != "image":
             raise UserError(f"lungs={self.lungs!r} needs unit='image', and unit is {self.unit!r}")
         if self.batch_size < self.grad_accum:
-            raise UserError(f"batch_size={self.batch_size} cannot be split into {self.grad_accum} parts")
+            raise UserError(f"batch_size={self.batch_size} cannot be split into grad_accum={self.grad_accum} parts")
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
 
     @property

@@ -1,4 +1,7 @@
-"""Train only the heads, on bags of pictures, from the pooled feature maps of frozen encoders."""
+"""Train only the heads, on bags of pictures (`cvrnet.data.studies`); the encoders are frozen.
+
+The inputs of training are pooled feature maps, which are computed before training.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ class StandardizedBags(StandardizedHead):
 
     @torch.no_grad()
     def folded(self) -> Any:
-        """Return an equal head without standardisation: mean and std are folded into its dense layers and its pools."""
+        """Return an equivalent head without standardisation: mean and std are folded into its layers and pools."""
         head: Any = super().folded()
         for pool, mean, std in zip(head.pools, self.split(self.mean[None]), self.split(self.std[None]), strict=True):
             pool.fold(mean[0], std[0])

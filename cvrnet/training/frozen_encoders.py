@@ -74,7 +74,7 @@ class StandardizedHead(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> MultiScaleAveragingHead:
-        """Return an equal head without standardisation: mean and std are folded into its first dense layers.
+        """Return an equivalent head without standardisation: mean and std are folded into its first dense layers.
 
         ``W ((x - mean) / std) + b`` is ``(W / std) x + (b - (W / std) mean)``.
         """

@@ -36,7 +36,7 @@ from cvrnet.training.whole_network import WholeNetwork
 class Progress:
     """Callbacks of training; they are called only on the main process."""
 
-    #: Called before an epoch with its number, its number of images and the history so far.
+    #: Called before an epoch with the number of the epoch, the number of training images and the history so far.
     start: Callable[[int, int, list[dict[str, Any]]], None] = lambda epoch, images, history: None
     #: Called after each optimiser step with its number of images and a function that returns the mean loss of the epoch
     #: so far (on a GPU, calling it waits for the device).
@@ -60,7 +60,7 @@ def fit(
     """Train one model, and save the best epoch's weights in ``folder``, in timm's format.
 
     The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. If
-    the folder has the state of an interrupted training, this training continues after its last complete epoch. A
+    the folder has the state of an interrupted training, this training continues after the last epoch that was saved. A
     training that reached its number of epochs continues if the config has more epochs. On a CPU, a continued training
     gives the same weights as an uninterrupted one.
 

@@ -118,7 +118,7 @@ def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
             if asked:
                 raise UserError(f"{what} a CVR-Net, but {config.model} is not one; expected one of `cvrnet models`")
     if config.unit != "image" and is_trained(config.model):
-        raise UserError(f"unit={config.unit!r} starts from a new head; expected a model by name, not {config.model}")
+        raise UserError(f"unit={config.unit!r} trains a new head; expected the name of a model, not {config.model}")
     bag = {"unit": config.unit, "pooling": config.pooling, "time": config.time}
     return {
         **config.model_kwargs,
@@ -199,8 +199,8 @@ class InitialModel:
 def pretrained_from(model: Any) -> list[str]:
     """Return where pretrained weights came from: a text for each encoder of a CVR-Net, or one text for another model.
 
-    ``model`` is from `create_for_training`. Random weights have no text. A trained model has no text either, because
-    the config names its origin.
+    ``model`` is from `create_for_training`. The list has no text for random weights. For a trained model, the list is
+    empty, because the config names the origin.
     """
     parts = model.encoders if isinstance(model, CVRNet) else [model]
     return [origin for part in parts if (origin := getattr(part, "weights_from", ""))]
@@ -240,8 +240,9 @@ def _check_patches(model: nn.Module, img_size: int) -> None:
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
     """Return the least number of images in a training step: 1, or 2 if batch norm needs a second image.
 
-    In training, a batch norm cannot normalise a single value per channel. How many values one image gives it depends on
-    the network and the image size. To find out, one image of zeros is run through the model, in evaluation mode.
+    In training, a batch norm cannot normalise a single value per channel. How many values per channel one image gives
+    depends on the network and the image size. To find out, one image of zeros is run through the model, in evaluation
+    mode.
 
     Raises:
         UserError: The model cannot take images of this size.

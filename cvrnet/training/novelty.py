@@ -11,10 +11,10 @@ from torch import Tensor
 from cvrnet.heads.novelty import NoveltyHead, join_inputs
 from cvrnet.metrics.novelty import FALSE_ALARMS, distance_quantiles
 
-MOST_DIRECTIONS = 64  # chosen by measurement from 8 to 128 (docs/decisions.md)
+MOST_DIRECTIONS = 64  # largest K of the novelty head; chosen by measurement from 8 to 128 (docs/decisions.md)
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
-LARGEST_SHARE = 0.05  # size of the head, as a share of the size of the weights
-LEAST_SPREAD = 1e-4  # nothing is fitted if no feature has at least this range; a smaller range is rounding
+LARGEST_SHARE = 0.05  # largest size of the novelty head, as a share of the size of the model's weights
+LEAST_SPREAD = 1e-4  # if the ranges of all features are smaller, they are rounding errors, and nothing is fitted
 # The part of FALSE_ALARMS that the detection of mirrored images may cause; chosen by measurement from 0.01 to 0.045.
 SIDE_ALARMS = 0.015
 # If at most this share of the validation images is recognised as not mirrored, mirrored images are not detected.

@@ -110,7 +110,7 @@ class FindingsObjective:
 
 
 def positive_weights(truth: NDArray[np.float64], highest: float) -> NDArray[np.float64]:
-    """Return (images without it) / (images with it) for each finding, at least 1 and at most ``highest``.
+    """Return, for each finding, (images without it) / (images with it), at least 1 and at most ``highest``.
 
     The value is 1 for a finding that no image has.
 

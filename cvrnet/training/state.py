@@ -32,7 +32,7 @@ def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
     with (
         atomic_write(path) as temporary,
         temporary.open("wb") as file,
-    ):  # torch would store the name of a path in the file
+    ):  # an open file, because torch would store the name of a path in the file
         torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, file)
 
 

@@ -1,4 +1,4 @@
-"""Train a whole network on bags of decoded images."""
+"""Train a whole network on bags of decoded images (`cvrnet.data.studies`)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ class BagNetwork(nn.Module):
         self.model.set_grad_checkpointing(True)
 
     def forward(self, bags: Any) -> Tensor:
-        """Return logits (N, classes) of N `cvrnet.heads.Bags`, whose vectors are normalised images (P, C, H, W)."""
+        """Return the logits (N, classes) of N bags (`cvrnet.heads.Bags`).
+
+        Here, ``bags.vectors`` are the normalised images of all P pictures, (P, C, H, W).
+        """
         inputs = self.model.pool_maps(self.model.forward_maps(bags.vectors))
         logits: Tensor = self.model.head.combine(self.model.head.bag_logits(inputs, bags.sizes, bags.days)[0])
         return logits

@@ -25,8 +25,8 @@ from cvrnet.training.processes import Processes
 class WholeNetwork:
     """Trains, validates and saves a whole network for `fit`; the inputs are augmented images.
 
-    If ``config.freeze`` is a number, only the heads train for that many epochs: the encoders' parameters and batch norm
-    statistics do not change.
+    If ``config.freeze`` is a number N, only the heads train in the first N epochs: the encoders' parameters and batch
+    norm statistics do not change.
     """
 
     save_seconds = 0.0  #: the least time between two saved states, in seconds; 0: every epoch is saved
@@ -72,7 +72,7 @@ class WholeNetwork:
         if frozen != self.frozen:
             self.frozen = frozen
             self.trained.encoders.requires_grad_(not frozen)
-            # DDP checks which parameters have gradients only when it is made.
+            # DDP looks up which parameters need gradients only when it is created, so the model is wrapped again.
             self.network = self.processes.parallel(self.trained)
 
     def inputs(self, batch: Sequence[Tensor]) -> Tensor:

@@ -7,8 +7,9 @@ The jobs share these arguments:
 - ``config``: The training protocol, `cvrnet.training.TrainConfig`.
 - ``n_folds``: Number of folds to make, at least 3.
 - ``classes``: The class names in the order of the outputs; alphabetical if not given.
-- ``test_source``: A source on which no model is trained or validated: its images are the set ``independent``. Without a
-  test source, this set has the images whose ``split`` is ``test`` (see `cvrnet.data.splits`).
+- ``test_source``: A source (hospital or collection) that is not used to train or validate. Its images are the set
+  ``independent``. Without a test source, this set has the images whose ``split`` is ``test`` (see
+  `cvrnet.data.splits`).
 - ``split_from``: A split.csv whose folds are used instead of new ones.
 - ``audit``: Audit the data set first (extra ``audit``), and show the findings in the report.
 - ``maps``: Show Grad-CAM maps of some images in the report.

@@ -25,7 +25,7 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """A model's probabilities and decisions for N images; the values of missing decisions are NaN."""
+    """A model's probabilities for N images and C classes, and its decisions (NaN where they are missing)."""
 
     probabilities: Table  #: (N, C)
     positive: Mapping[tuple[str, str], Table]  #: (class, operating point) -> whether each image is positive, (N,)
@@ -35,7 +35,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Local:
-    """The labelled images of the other hospital, and the model's predictions."""
+    """N labelled images of the hospital to which a model is calibrated, and the model's predictions for them."""
 
     classes: list[str]  #: names of the C classes
     labels: NDArray[np.int64]  #: class index of each image, (N,)
@@ -54,8 +54,8 @@ def judge(
 ) -> Judged:
     """Return the decisions on N images, and how unusual the images are, from probabilities and distances.
 
-    ``probabilities`` are (N, C); ``distances`` are (N, folds).
-    ``quantiles`` are the quantiles of each fold's distances.
+    ``probabilities`` are (N, C). ``distances`` from each fold's training images are (N, folds). ``quantiles`` has an
+    array for each fold: the quantiles with which `unlike` compares the distances of this fold.
     """
     positive = {
         (point.class_name, point.name): np.asarray(
@@ -87,7 +87,7 @@ def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
 
 
 def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Judged:
-    """Return the calibrated results; the calibration of each image is fitted only to patients of other folds."""
+    """Return the calibrated results for all images; each fold gets a calibration fitted to the other folds."""
     shape = (len(local.labels), len(local.classes))
     table, in_set, away = np.zeros(shape), np.full(shape, np.nan), np.full(shape[0], np.nan)
     positive: dict[tuple[str, str], Table] = {}
@@ -159,7 +159,7 @@ def _rates(local: Local, key: tuple[str, str], before: Judged, after: Judged) ->
 
 
 def _compared(score: str, name: str, point: str, local: Local, chosen: NDArray[np.bool_], *values: Table) -> Row:
-    """Return the row of a score that is a mean over the chosen images; ``values`` (N,) are those before and after."""
+    """Return the row of a score that is a mean over the chosen images; ``values`` are two arrays, before and after."""
     groups = [group for group, keep in zip(local.groups, chosen, strict=True) if keep]
     before, after = (found[chosen] for found in values)
     shares = [_mean(found, groups, share=score != "set_size") for found in (before, after)]

@@ -146,7 +146,7 @@ def _layout(described: Mapping[str, Any]) -> _Layout:
 def _compare_findings(output: Path, findings: Sequence[str], runs: Mapping[str, Path]) -> list[Row]:
     """Compare the models on the test images of all folds, by finding; write tables/paired.csv and figures/paired.png.
 
-    Every image is tested once, by models of the same fold, so images and patients are paired.
+    All models have the same folds, and each image is a test image of one fold. So images and patients are paired.
     """
     tables = {m: FindingTable.read(list(fold_folders(run).values()), findings, "test") for m, run in runs.items()}
     if rows := paired_rows(tables):

@@ -92,13 +92,14 @@ def calibrate(
     see `cvrnet.workflows`.
 
     Returns:
-        ``rows`` of the table, ``sentences`` on what the images can show, and ``calibration``, as in run.json.
+        ``rows`` of tables/before_after.csv, ``sentences`` (the verdict and warnings), and ``calibration``, as in
+        run.json.
 
     Raises:
         DataError: Images cannot be read, or rows of the manifest are wrong.
         UserError: There are too few images, all images are of one class, or a class has only one patient. Or the model
-            does not know a class, was trained on an image or its patient, or is calibrated already. Or the model is for
-            findings, bags or an event. Or the folder has other files.
+            does not know a class, was trained on an image or its patient, or is calibrated already. Or the model
+            predicts findings or an event, or classifies several images together. Or the folder has other files.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     about = _about(model)
@@ -120,7 +121,7 @@ def calibrate(
         run = {**about, "kind": KIND, "classes": predictor.classes, "model": model, "calibration": calibration}
         if found.table is not None:
             run |= {**describe_evaluation(model, predictor, data, records, found.table), "kind": KIND}
-            run.pop(KEY)  # decisions of the model before the calibration
+            run.pop(KEY)  # these are the decisions from before the calibration
         place.start()
         claim_folder(place.folder, run)
         _write(place.folder, found, find_checkpoints(model, folds), predictor.engine.novelty)
@@ -135,7 +136,7 @@ class _Calibration:
 
     fitted: Recalibration
     rows: list[dict[str, Any]]  #: the rows of tables/before_after.csv
-    sentences: list[str]  #: what the images can show, and what they cannot
+    sentences: list[str]  #: the verdict and warnings, for the user
     quantiles: list[Table]  #: quantiles of the distances from each fold's training images; [] without a novelty head
     decisions: Decisions = field(default_factory=Decisions)  #: decisions for the new probabilities
     table: PredictionTable | None = None  #: cross-validated predictions; None without labels
@@ -205,7 +206,7 @@ def _refuse_images(
 
 
 def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor: Predictor) -> _Calibration:
-    """Calibrate on all images; table, sentences and predictions are from a cross-validation of the calibration."""
+    """Calibrate on all images, and cross-validate this calibration for the table, the verdict and the predictions."""
     classes, groups = predictor.classes, patient_keys(records)
     answers = np.array([prediction.probabilities for prediction in predictions])
     distances = np.array([prediction.distances for prediction in predictions])
@@ -239,9 +240,9 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
     A training with class weights multiplies the loss of a class by the inverse of its share, so the probabilities are
     those of a hospital where all classes are equally frequent. This is also assumed for a model without run.json.
 
-    The shares are estimated from the probabilities of every head, not from their mean. The mean is less certain than
-    each head, and the estimate from it tends to one class: on the source figure1 (docs/decisions.md), the
-    shares would be 1, 0 and 0 instead of 0.91, 0.08 and 0.02.
+    The shares are estimated from the probabilities of every head, not from the mean over the heads. The mean is less
+    certain than each head, and an estimate from the mean tends to one class: on the source figure1 (docs/decisions.md),
+    it gave the shares 1, 0 and 0 instead of 0.91, 0.08 and 0.02.
     """
     classes = predictor.classes
     weighted = about.get("config", {}).get("class_weights", True)

@@ -22,7 +22,7 @@ from cvrnet.training import TrainConfig, is_finished
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.pages import finish_report
 
-# Scores without a mean over folds; they are left out of the folds in summary.json.
+# Keys of metrics.json that have no mean over folds; summary.json does not have them for single folds.
 _OF_ONE_SET = ("intervals", "per_source", "heads", "attention")
 
 
@@ -30,8 +30,8 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     """Join the folds of a run: write summary.json, figures/, tables/ and report.html.
 
     summary.json has the scores of each fold, their mean and standard deviation, and the scores of all test predictions
-    together. If some images are in no fold (``independent``), it also has the folds' scores on these
-    images, and the drop from the cross-validation to these images.
+    together. If some images are in no fold (the set ``independent``), summary.json also has the folds' scores on these
+    images, and the drop from the scores in the cross-validation to these scores.
 
     Returns:
         The content of summary.json.

@@ -43,11 +43,11 @@ def compare(
     overwrite: bool = False,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Score two or more models on the same images, and test whether the others differ from the first model.
+    """Score two or more models on the same images, and test whether each further model differs from the first.
 
-    Each model's evaluation is in ``OUTPUT/NAME``; ``OUTPUT`` gets run.json, tables/paired.csv, figures/paired.png and
-    report.html. The tests (`cvrnet.metrics.paired_models`) use the images that all models could read; p is adjusted by
-    Holm's method. Other arguments: see `evaluate`.
+    Each model's evaluation is in ``OUTPUT/NAME``; ``OUTPUT`` gets run.json, tables/paired.csv, figures/paired.png,
+    report.html and audit.html. The tests (`cvrnet.metrics.paired_models`) use the images that all models could read; p
+    is adjusted by Holm's method. Other arguments: see `evaluate`.
 
     Returns:
         The content of run.json and, under the key ``paired``, the rows of tables/paired.csv.
@@ -116,7 +116,7 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
             raise UserError(f"{models[0]} and {model} predict different events; expected the same outcome and horizon")
         if predictor.unit != first.unit:
             raise UserError(
-                f"{models[0]} predicts one {first.unit}, {model} one {predictor.unit}; expected the same unit"
+                f"{models[0]} predicts per {first.unit}, {model} per {predictor.unit}; expected the same unit"
             )
         if sorted(predictor.classes) != sorted(first.classes):
             raise UserError(
@@ -130,7 +130,7 @@ def _write(folder: Path, run: Mapping[str, Any], rows: Sequence[Row], evaluation
     """Write the table, its figure and the page."""
     if not rows:
         raise DataError(
-            ["no image could be read by all models, or no class or finding has images both with and without it"],
+            ["no image could be read by all models, or no class or finding has both positive and negative images"],
             run["data"],
         )
     write_sheet(folder / TABLES / "paired.csv", rows)

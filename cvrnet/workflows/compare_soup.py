@@ -1,4 +1,4 @@
-"""Compare a soup with the folds that it is made of."""
+"""Compare a soup, the network with the mean of the folds' weights (`cvrnet.workflows.soup`), with these folds."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def _accuracy_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
 
 
 def _auc_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
-    """Like `_accuracy_interval`, for the mean AUC of the findings that at least two patients have and two lack."""
+    """Return the 95 % interval of the soup's mean AUC minus the mean over its folds.
+
+    Only findings that at least two patients have and at least two patients lack are used.
+    """
     chosen = [k for k in range(len(soup.classes)) if min(soup.sides(k)) > 1]
     if not chosen:
         return -1.0, 1.0

@@ -22,7 +22,7 @@ from cvrnet.workflows.train import refuse_missing, train_sets
 
 @dataclass(frozen=True)
 class Folds:
-    """The fold that tests each image.
+    """The folds of a data set: which fold tests each image.
 
     Attributes:
         inside: The images that are in a fold.
@@ -69,7 +69,7 @@ def cross_validate(
     log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Train and test every fold: fold k is the test set, fold k+1 the validation set, the others are for training.
+    """Train and test every fold: fold k is the test set, the next fold the validation set, the others are for training.
 
     This is the protocol of v1 (Fig. 3). Folds are stratified by label and source, and never share a patient. They are
     saved before anything is trained. The model of every fold is also scored on the independent images (v2's independent
@@ -124,7 +124,7 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
 
 
 def train_folds(job: Job, output: Path, folds: Folds, name: str = "", only_fold: int | None = None) -> dict[str, Any]:
-    """Train and test the folds in a run folder, and join them; ``name`` is the model or source of a sweep."""
+    """Train and test the folds in a run folder, and join them; ``name`` is for `Callbacks.training`."""
     open_run(job, output, "crossval", folds.members(), folds.test_source, folds=folds.count)
     metrics: dict[str, Any] = {}
     chosen = list(range(1, folds.count + 1)) if only_fold is None else [only_fold]

@@ -33,8 +33,8 @@ def count_lungs(
     ``say`` is called with a summary.
 
     Returns:
-        A dictionary: ``given``, the number of images with a mask of the data set; ``found``, the number of images with
-        a mask of the segmenter; ``whole``, a line for each image that is used whole. It is empty if the config has no
+        A dictionary: ``given``, the number of images with a mask from the data set; ``found``, the number of images
+        with a mask from the segmenter; ``whole``, a line for each image that is used whole. ``{}`` if the config has no
         ``lungs``.
     """
     finder = cache.lungs

@@ -213,7 +213,7 @@ def score_records(
 ) -> tuple[Any, dict[str, Any]]:
     """Predict and score the images, and write all files of an evaluation except audit and report.
 
-    ``about`` has the further keys from `read_scored`. The predictions and the result of `evaluate` are returned.
+    ``about`` has the further keys from `read_scored`. Returns the predictions, and the result of `evaluate`.
     """
     attention: list[StudyAttention] = []
     predictor.use_masks(records)
@@ -245,8 +245,8 @@ def read_scored(
 ) -> tuple[list[Record], dict[str, Any]]:
     """Return the labelled images or bags on which a model is scored, and further keys of run.json.
 
-    If the model predicts an event, labels are made from the data set's column of the event, as in training, and the
-    keys are ``outcome`` and ``left_out``. Errors as in `read_for`.
+    If the model predicts an event, the labels are made from the data set's column of the event, as in training. Then
+    the further keys are ``outcome`` and ``left_out``; for other models, there are none. Errors as in `read_for`.
     """
     about: dict[str, Any] = {}
     films: list[Record] | None = None

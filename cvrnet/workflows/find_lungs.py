@@ -30,13 +30,13 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass
 class FoundMasks:
-    """The masks that `find_lungs` found, and their quality."""
+    """The masks that `find_lungs` found, and their quality. A *given* mask is a mask from the data set."""
 
-    records: list[Record]  #: the images that can be read
+    records: list[Record]  #: all images of the data set
     segmenter: Segmenter
     quality: list[dict[str, Any]]  #: path, patient_id, fold and `MEASURES` of each image with a usable given mask
     rows: list[dict[str, Any]] = field(default_factory=list)  #: the rows of masks.csv
-    #: Image with a given mask -> the segmenter's mask; after training, that of the fold that tests the image.
+    #: Image with a given mask -> the segmenter's mask; after training, from the segmenter of the image's test fold.
     masks: dict[str, Mask] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)  #: a line for each image and given mask that cannot be used
 

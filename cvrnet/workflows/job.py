@@ -41,12 +41,13 @@ class Job:
     Attributes:
         output: The folder that the user named.
         place: The folder to which the job writes until it has finished: ``output`` itself, or a folder beside it.
-        records: The images.
+        records: The images or, with ``unit``, the bags of images.
         classes: Class names in the order of the logits.
         cache: The decoded images.
         processes: The processes that train together.
         initial: The model that the config describes, before training.
-        sweep: The folder of the sweep that this job is a part of; the sweep's audit is copied to the run.
+        sweep: The folder of the benchmark, or of the leave-one-source-out job, to which this run belongs; the audit in
+            this folder is copied to the run. None for a single run.
         features: The pooled maps of all images, if the encoders are frozen.
     """
 

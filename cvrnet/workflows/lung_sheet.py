@@ -66,7 +66,7 @@ class LungSheet:
         for number, (title, tiles) in enumerate(lines):
             top = GAP + number * (2 * HEADING + SIDE + GAP)
             if title:
-                draw.text((GAP, top), f"{printable(title)[:80]} · of {self.seen[title]:,}", (0, 0, 0), font)
+                draw.text((GAP, top), f"{printable(title)[:80]} · {self.seen[title]:,} in all", (0, 0, 0), font)
             for column, (_, caption, tile) in enumerate(tiles):
                 left = GAP + column * (SIDE + GAP)
                 sheet.paste(tile, (left + (SIDE - tile.width) // 2, top + HEADING + (SIDE - tile.height) // 2))

@@ -23,8 +23,8 @@ from cvrnet.runs.predictions import Table
 from cvrnet.training.novelty import fit_novelty, fit_sides
 from cvrnet.workflows.job import Job
 
-MOST_IMAGES = 500  # largest number of images of each set; docs/decisions.md also has measurements with 100 to 400
-MOST_MIRRORED = 300  # training images that are also mirrored; the number was chosen by measurement
+MOST_IMAGES = 500  # at most this number of images of each set is used
+MOST_MIRRORED = 300  # training images that are also mirrored; the number was chosen by measurement (docs/decisions.md)
 
 
 def add_novelty(
@@ -45,7 +45,7 @@ def add_novelty(
         scored: Name of a set -> its predictions.
 
     Returns:
-        ``scored`` with the values.
+        ``scored``, with a value for each drawn image; unchanged if there is no novelty head.
     """
     if not (isinstance(model, CVRNet) and averages_probabilities(model)):
         return {**scored}
@@ -78,7 +78,7 @@ def _draw(records: Sequence[Record], seed: int) -> list[int]:
 
 
 def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[Tensor], Tensor]:
-    """Return the inputs of `NoveltyHead`, on the CPU: each head's input, (N, C_i), and the sides of the maps."""
+    """Return the inputs of `NoveltyHead`, on the CPU: each head's input, (N, C_i), and the result of `map_sides`."""
     if (features := job.features) is not None:
         vectors = np.array(features.vectors[features.rows(records), 0])
         return head_inputs(model, torch.from_numpy(vectors)), stored_sides(model, features.sides(records))
@@ -88,7 +88,7 @@ def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[T
 
 
 def _mirrored(job: Job, model: CVRNet, records: Sequence[Record]) -> Tensor:
-    """Return the sides of the maps of mirrored images, on the CPU (see `cvrnet.heads.novelty.map_sides`)."""
+    """Return the result of `map_sides` for mirrored images, on the CPU."""
     if job.features is not None:
         return stored_sides(model, job.features.sides(records, MIRRORED))
     return torch.cat([map_sides(maps, model.groups) for maps in _maps(job, model, records, mirrored=True)]).cpu()

@@ -29,11 +29,11 @@ class Films:
     all: Sequence[Record]
     kept: list[Record]  #: films that may be used; they have no labels yet
     problems: list[str]  #: a line for each film and patient that cannot be used
-    late: list[str]  #: a line for each film that is too late: it would leak the event
+    late: list[str]  #: a line for each film taken too late, such as on the day of the event or later
 
     @classmethod
     def at_risk(cls, records: Sequence[Record], outcome: Outcome) -> Films:
-        """Return the films, and select those of patients at risk of the event; errors as in `read_course`."""
+        """Return all films; ``kept`` are those that `Course.at_risk` selects. Errors as in `read_course`."""
         course, wrong = read_course(records, outcome)
         kept, further, late = course.at_risk(records)
         return cls(course, records, kept, [*wrong, *further], late)
@@ -71,7 +71,7 @@ def read_outcome(
 
     Raises:
         DataError: The manifest cannot be used.
-        UserError: The manifest does not have the outcome, or no film is left.
+        UserError: The manifest does not have the column of the event, or no film is left.
     """
     unit = predictor.unit
     records, problems = scan_records(data, labelled=False, volumes=unit != "image", say=say)
@@ -115,7 +115,7 @@ def add_baselines(
 
 
 def study_answer(predictor: Predictor, batch_size: int) -> Answer | None:
-    """Return the ``answer`` of `add_baselines` for a trained model; a film that cannot be read has NaN."""
+    """Return the ``answer`` of `add_baselines` for a trained model; a bag without a readable picture has NaN."""
     if predictor.unit == "image":
         return None
     yes = predictor.classes.index(YES)

@@ -77,7 +77,8 @@ def make_soup(
     ``run`` has several folds; ``folds`` selects some of them (empty: all). ``data`` are labelled images for the scores,
     by default the run's independent images or, if there are none, all images of the run. ``output`` becomes a run with
     run.json, split.csv, config.json and model.safetensors. If no fold was trained on the scored images, it also gets
-    metrics.json, predictions.csv, figures/, tables/ and report.html. Other arguments: see `cvrnet.workflows`.
+    metrics.json, predictions.csv, figures/, tables/, report.html and audit.html. Other arguments: see
+    `cvrnet.workflows`.
 
     Returns:
         ``rows`` with the scores of each fold, the ensemble and the soup, and three sentences: ``verdict``, whether the

@@ -1,4 +1,4 @@
-"""The steps of a job that labels bags of pictures, where they differ from the steps of a job with single pictures."""
+"""The steps of a job with bags (all pictures of a study or patient) that differ from those with single pictures."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ Answer = Callable[[Sequence[Any]], BagAnswers]
 def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, dict[str, Any]]:
     """Write attention.csv for the bags of all sets except ``train``, and return further scores of each set.
 
-    ``answer`` returns the predictions for bags, with each picture's share.
+    ``answer`` returns the predictions for bags, and each picture's share in them.
     """
     found, scores = [], {}
     for part, studies in sets.items():

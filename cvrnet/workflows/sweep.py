@@ -30,8 +30,8 @@ from cvrnet.workflows.job import Job, open_run, start_job
 ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
 """Names of variants of a CVR-Net, written after the model's name: ``cvrnet:p3``.
 
-``encoder1`` and ``encoder2`` keep one encoder, with three heads. ``p3`` keeps only the head P3. ``mean-logits``
-averages the heads' logits instead of their probabilities.
+``encoder1`` and ``encoder2`` keep one encoder, with three heads. ``p3`` keeps only the head P3, on the deepest maps of
+both encoders. ``mean-logits`` averages the heads' logits instead of their probabilities.
 """
 
 
@@ -55,8 +55,8 @@ def benchmark(
 ) -> dict[str, Any]:
     """Cross-validate each model under one protocol, on the same folds, with the same seed (v2 Table 5).
 
-    Each model's cross-validation is a run in ``OUTPUT/MODEL``. ``OUTPUT`` itself gets run.json and split.csv. After
-    each model, benchmark.csv, benchmark.md, benchmark.json and figures/ are written again.
+    Each model's cross-validation is a run in ``OUTPUT/MODEL``. ``OUTPUT`` itself gets run.json, split.csv and
+    audit.html. After each model, benchmark.csv, benchmark.md, benchmark.json and figures/ are written again.
 
     ``models`` are names of timm classifiers; a CVR-Net's name may be followed by one of `ABLATIONS` (``cvrnet:p3``).
     The models are compared with ``cvrnet`` or, if it is not among them, with the first model. With ``resume``, models
@@ -125,10 +125,10 @@ def leave_one_source_out(
 ) -> dict[str, Any]:
     """For each source, cross-validate on all other sources, and test on this source (v2's independent set).
 
-    Each cross-validation is a run in ``OUTPUT/SOURCE``; ``OUTPUT`` itself gets run.json and summary.json. If no
-    cross-validation is possible without a source (for example, because a class would be missing), the reason is
-    reported, and the job continues with the next source. Images of the other sources whose ``split`` is ``test`` are
-    left out, and their number is reported (see `cvrnet.data.splits`).
+    Each cross-validation is a run in ``OUTPUT/SOURCE``; ``OUTPUT`` itself gets run.json, summary.json and audit.html.
+    If a source cannot be left out (for example, because the other sources lack a class), summary.json has the reason,
+    and the job continues with the next source. Images of the other sources whose ``split`` is ``test`` are left out,
+    and their number is reported (see `cvrnet.data.splits`).
 
     Arguments and errors: see `cvrnet.workflows`.
 

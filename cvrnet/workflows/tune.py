@@ -35,8 +35,8 @@ def tune(
 ) -> list[dict[str, Any]]:
     """Find the float32 parts of each fold of a run with `tune_float32`, and store them in the fold's config.json.
 
-    ``images`` are PATH arguments (files, folders, manifests), if possible not training images; 64 evenly spaced images
-    are used. Nothing else in the run changes. Other arguments: see `cvrnet.workflows`.
+    Nothing else in the run changes. ``images`` are files, folders or manifests, preferably without training images; at
+    most 64 evenly spaced images are used. Other arguments: see `cvrnet.workflows`.
 
     Returns:
         For each fold: its name, the number of float32 parts, and the largest change of a probability by bfloat16,

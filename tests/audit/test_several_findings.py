@@ -54,7 +54,7 @@ def test_co_occurrence_is_counted_where_both_are_known():
     assert of.figures["images"]["Edema"] == sum(edema == 1)
     any_, several = sum((truth == 1).any(1)), sum((truth == 1).sum(1) > 1)
     assert of.sentence.startswith(
-        f"Of 300 images, {any_} have a finding and {several} several; most often together: Ed"
+        f"Of 300 images, {any_} have a finding, and {several} have several findings; most often together: Ed"
     )
 
 

@@ -176,7 +176,7 @@ def test_symbolic_links(tmp_path):
     records = read_records(data, say=said.append)
     expected = [("A/more/w.png", "A"), ("A/one.png", "A"), ("A/x.png", "A"), ("B/deep/z.png", "B"), ("B/y.png", "B")]
     assert [(r.name, r.label) for r in records] == expected
-    assert walk(data).passed_over == {"a link to a folder above or read before": 3, "a broken link": 2}
+    assert walk(data).passed_over == {"a link to a parent folder or to a folder already read": 3, "a broken link": 2}
     assert said[0].startswith(f"{data}: 5 entries passed over (")
 
 

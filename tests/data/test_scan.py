@@ -87,7 +87,7 @@ def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
         (
             ["A/1.png", "COVID/2.png", "covid/3.png"],
             [],
-            ["labels that differ only in case or blanks: 'COVID' (1, first"],
+            ["labels that differ only in case or blanks: 'COVID' (images: 1, first"],
         ),
         ([], [], ["no images"]),
     ],
@@ -477,4 +477,4 @@ def test_several_findings_in_two_orders_are_refused(tmp_path, separator):
     file = manifest(tmp_path, f'path,label\na.png,"A{separator}B"\nb.png,"b{separator}A"\nc.png,A\n')
     _, problems = scan_records(file)
     (problem,) = problems
-    assert "labels that differ only in their order" in problem
+    assert "labels that differ only in the order of their parts" in problem

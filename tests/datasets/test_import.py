@@ -121,7 +121,7 @@ def test_a_finding_that_vindrs_table_lacks_is_not_known(tmp_path):
     table.write_text(table.read_text().replace("Tuberculosis", "TB"))
     result = import_data_set("vindr", tmp_path / "set", tmp_path / "m.csv")
     assert [row["Tuberculosis"] for row in rows_of(tmp_path / "m.csv")] == ["", "", "0", "0"]
-    assert "image_labels_train.csv does not say which images have Tuberculosis: this is not known" in result.notes
+    assert "image_labels_train.csv has no values for Tuberculosis: the manifest's cells stay empty" in result.notes
 
 
 def test_kermanys_patients_come_from_the_names(tmp_path):
@@ -129,7 +129,7 @@ def test_kermanys_patients_come_from_the_names(tmp_path):
     assert {row["patient_id"] for row in rows if row["split"] == "test"} == {
         *("test-IM-0001", "test-person1", "test-BACTERIA-1135262"),
     }
-    assert result.left_out == {"a copy in a folder further below": 8}
+    assert result.left_out == {"a second copy in a deeper folder": 8}
     assert not result.notes
 
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_folded_stays_as_it_is(caplog):
     before = copy.deepcopy(model.state_dict())
     with caplog.at_level("INFO", "cvrnet"):
         fuse_batch_norm(model)
-    assert "batch norm is not folded, the network cannot be traced" in caplog.text
+    assert "batch norm is not folded, because the network cannot be traced" in caplog.text
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     training = odd().train()
     fuse_batch_norm(training)

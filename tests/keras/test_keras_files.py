@@ -183,7 +183,7 @@ WRONG: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     ),
     "Theano": (
         lambda f: f.attrs.create("backend", b"theano"),
-        "weights of Keras on 'theano'; expected Keras on 'tensorflow'",
+        "weights from Keras's backend 'theano'; expected the backend 'tensorflow'",
     ),
 }
 

@@ -161,7 +161,7 @@ HOSTILE = {
             [*MEANS, helper.make_node("FusedMatMul", ["means", "weights"], ["logits"], domain="com.microsoft")],
             domains=["com.microsoft"],
         ),
-        "has an operator of 'com.microsoft'",
+        "has an operator of the domain 'com.microsoft'",
     ),
     "external": (lambda: model(weights=None, more=[external(WEIGHTS, "weights")]), "keeps its weights in other files"),
     "external constant": (
@@ -218,7 +218,7 @@ def test_what_export_does_not_write_is_refused(predict, name):
         ({**CFG, "num_classes": 2.0}, "has a wrong type"),
         ({**CFG, "num_classes": 3}, "do not fit its graph"),
         ({**CFG, "label_names": ["a", "b", "c"]}, "do not fit its graph"),
-        ({**CFG, "label_names": [1, 2]}, "expected texts"),
+        ({**CFG, "label_names": [1, 2]}, "expected a list of texts"),
         ({**CFG, "label_names": ["a", "a"]}, "one name to several classes"),
         ({**CFG, "label_names": {"0": "a", "1": "b"}}, "has a wrong type"),
         ({**CFG, "mean": [0.0]}, "do not fit 3 channels"),

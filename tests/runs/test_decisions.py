@@ -86,7 +86,7 @@ def test_predictor_and_command(run, phantoms, cli, tmp_path):
     status, _, err = cli("predict", run, images[0], "--operating-point", "sensitivity=0.5")
     assert (status, err.strip()) == (
         1,
-        "Error: no operating point 'sensitivity=0.5' for every class; the model has sensitivity=0.9, youden",
+        "Error: not every class has the operating point 'sensitivity=0.5'; the model has sensitivity=0.9, youden",
     )
 
 
@@ -112,7 +112,7 @@ def test_sets_and_abstention(run, phantoms, cli, tmp_path):
         ({"coverage": 0.905}, r"a coverage of 0\.905; expected one of 0\.50"),
         ({"abstain": 1.5}, r"a share of 1\.5 to pass on"),
         ({"by_class": True}, "by_class is for prediction sets; set a coverage"),
-        ({"operating_point": "f1"}, "no operating point 'f1'"),
+        ({"operating_point": "f1"}, "the operating point 'f1'"),
     ],
 )
 def test_decisions_that_are_not_there(run, wanted, sentence):

@@ -203,7 +203,7 @@ def test_what_takes_single_images_refuses_in_one_line(
         assert "the model predicts all images of a study together" in err.splitlines()[-1], (arguments, err)
     with pytest.raises(UserError, match="together"):
         benchmark(["cvrnet"], follow_up, tmp_path / "b", CONFIG)
-    with pytest.raises(UserError, match=r"predicts one study, .* one image; expected the same unit"):
+    with pytest.raises(UserError, match=r"predicts per study, .* per image; expected the same unit"):
         compare([str(bag_run), str(run)], follow_up, tmp_path / "c", **PLAIN)
     with pytest.raises(UserError, match="expected --freeze all, or 0"):
         train(follow_up, tmp_path / "t", replace(CONFIG, freeze=2), **PLAIN)
