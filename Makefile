@@ -27,7 +27,7 @@ quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder 
 	$(BIN)/cvrnet quickstart $(DATA) --output quickstart --overwrite
 
 test: setup  ## Everything that continuous integration runs (a test builds the documentation, strictly)
-	$(MAKE) --jobs 2 types bytecode lint timm-tests-of-two
+	$(MAKE) --jobs 2 types timm-tests-of-two bytecode lint
 	$(MAKE) tests
 
 test-fast: lint types  ## Style, types and the unit tests: an answer in under two minutes
@@ -47,7 +47,7 @@ docs: setup  ## The documentation as a site, strictly: docs/_build/html/index.ht
 tests: setup  ## Our tests
 	$(PYTEST)
 
-bytecode: setup  # beside the type checker; otherwise, every worker compiles all modules that the tests import
+bytecode: setup  # otherwise, every worker compiles all modules that the tests import
 	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected || { cat .venv/collected; exit 1; }
 
 timm-tests-of-two: setup  # beside the type checker, which uses one processor

@@ -75,11 +75,12 @@ class Campaign:
                 files[f"{i}-{name}"] = mutations.mutate(self.pictures[name], self.rng, contents)
             self._predict("images", files)
 
-    def bombs(self) -> None:
+    def bombs(self, number: int) -> None:
         """Run ``predict`` on files that would need very much memory, one at a time."""
-        for name, content in mutations.bombs().items():
+        bombs = mutations.bombs()
+        for name in self.rng.sample(sorted(bombs), min(number, len(bombs))):
             self._clean()
-            self._predict("memory bombs", {name: content})
+            self._predict("memory bombs", {name: bombs[name]()})
 
     def _predict(self, kind: str, files: dict[str, bytes]) -> None:
         folder = self.case / "images"
@@ -225,7 +226,9 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=200, help="damaged images")
     parser.add_argument("--manifests", type=int, default=20, help="damaged manifests")
     parser.add_argument("--model-files", type=int, default=18, help="damaged files of a run, and ONNX files")
-    parser.add_argument("--bombs", action="store_true", help="files that ask for very much memory")
+    parser.add_argument(
+        "--bombs", type=int, default=0, help="number of files that ask for very much memory, at most 16"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for what went wrong")
     given = parser.parse_args()
@@ -236,12 +239,11 @@ def main() -> int:
             (campaign.manifests, given.manifests),
             (campaign.model_files, given.model_files),
             (campaign.images, given.images),
+            (campaign.bombs, given.bombs),
         ]
         for part, number in parts:
             if number:
                 part(number)
-        if given.bombs:
-            campaign.bombs()
         table = list(rows(campaign.counts))
     for row in table:
         print(json.dumps(row))

@@ -7,7 +7,7 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -110,36 +110,41 @@ def png(width: int, height: int, bits: int, colour: int, samples: int, *, pixels
     return file.getvalue()
 
 
-def bombs() -> dict[str, bytes]:
-    """Return small files that declare very large content; they must be refused, or read in little memory."""
+def bombs() -> dict[str, Callable[[], bytes]]:
+    """Return what makes small files that declare very large content; they must be refused, or read in little memory."""
     tiny = Image.new("L", (4, 4))
-    header = _encode(Image.new("L", (60, 40)), "TIFF")
-    of_tiff = header.replace(struct.pack("<I", 60), struct.pack("<I", 60_000), 1)
-    of_tiff = of_tiff.replace(struct.pack("<I", 40), struct.pack("<I", 60_000), 1)
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Comment", "x" * 2_000_000, zip=True)
     many: dict[str, Any] = {"save_all": True, "append_images": [Image.new("L", (4, 4), i % 255) for i in range(2000)]}
     grey = np.zeros((8, 8), np.uint16)
-    frames = dicom(np.stack([grey] * 2))
     largest = (6_000, 6_000)
     return {
-        "claims-60000.png": png(60_000, 60_000, 8, 0, 1, pixels=False),
-        "claims-60000.tif": of_tiff,
-        "claims-60000.dcm": dicom(grey, Rows=60_000, Columns=60_000),
-        "packed-60000-rows.png": png(590, 60_000, 16, 6, 4),
-        "largest-rgba16.png": png(*largest, 16, 6, 4),
-        "largest-grey16.png": png(*largest, 16, 0, 1),
-        "largest.webp": _encode(Image.new("RGBA", largest), "WEBP", lossless=True, quality=0, method=0),
-        "largest.jpg": _encode(Image.new("CMYK", largest), "JPEG"),
-        "largest-float.tif": _encode(Image.new("F", largest), "TIFF", compression="tiff_deflate"),
-        "largest.dcm": _jpeg_dicom(largest),
-        "many-text.png": _encode(tiny, "PNG", pnginfo=text),
-        "many-frames.gif": _encode(tiny, "GIF", **many),
-        "many-frames.tif": _frames(_encode(tiny, "TIFF"), 2000),
-        "many-frames.webp": _encode(tiny, "WEBP", **many),
-        "tags-that-share-bytes.tif": _shared_tags(20_000),
-        "many-frames.dcm": frames.replace(b"IS\x02\x002 ", b"IS\x0a\x002147483647", 1),
+        "claims-60000.png": lambda: png(60_000, 60_000, 8, 0, 1, pixels=False),
+        "claims-60000.tif": _claiming_tiff,
+        "claims-60000.dcm": lambda: dicom(grey, Rows=60_000, Columns=60_000),
+        "packed-60000-rows.png": lambda: png(590, 60_000, 16, 6, 4),
+        "largest-rgba16.png": lambda: png(*largest, 16, 6, 4),
+        "largest-grey16.png": lambda: png(*largest, 16, 0, 1),
+        "largest.webp": lambda: _encode(Image.new("RGBA", largest), "WEBP", lossless=True, quality=0, method=0),
+        "largest.jpg": lambda: _encode(Image.new("CMYK", largest), "JPEG"),
+        "largest-float.tif": lambda: _encode(Image.new("F", largest), "TIFF", compression="tiff_deflate"),
+        "largest.dcm": lambda: _jpeg_dicom(largest),
+        "many-text.png": _long_text,
+        "many-frames.gif": lambda: _encode(tiny, "GIF", **many),
+        "many-frames.tif": lambda: _frames(_encode(tiny, "TIFF"), 2000),
+        "many-frames.webp": lambda: _encode(tiny, "WEBP", **many),
+        "tags-that-share-bytes.tif": lambda: _shared_tags(20_000),
+        "many-frames.dcm": lambda: dicom(np.stack([grey] * 2)).replace(b"IS\x02\x002 ", b"IS\x0a\x002147483647", 1),
     }
+
+
+def _claiming_tiff() -> bytes:
+    tiff = _encode(Image.new("L", (60, 40)), "TIFF").replace(struct.pack("<I", 60), struct.pack("<I", 60_000), 1)
+    return tiff.replace(struct.pack("<I", 40), struct.pack("<I", 60_000), 1)
+
+
+def _long_text() -> bytes:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "x" * 2_000_000, zip=True)
+    return _encode(Image.new("L", (4, 4)), "PNG", pnginfo=text)
 
 
 def _frames(tiff: bytes, number: int) -> bytes:
