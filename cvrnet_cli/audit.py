@@ -64,7 +64,7 @@ def audit(
     reports the model's scores on images in which the lungs are hidden, or only the lungs are shown. If the model is a
     run, only folds that were not trained on an image's patient predict the image.
 
-    With --lungs, the images are masked with their lung masks, or cropped to the lungs, before they are measured. This
+    With --lungs, the images are black outside the lungs, or cropped to the lungs, before they are measured. This
     shows which shortcuts remain.
 
     \b

@@ -55,7 +55,7 @@ class Preprocessing:
     """Resizing and normalisation, as a model's ``pretrained_cfg`` states them.
 
     The whole image is always resized (timm's ``crop_mode="squash"`` with ``crop_pct=1.0``). A crop in the
-    ``pretrained_cfg`` of another timm model is ignored, because the edge of a radiograph is part of the finding.
+    ``pretrained_cfg`` of another timm model is ignored, because a finding may lie at the edge of a radiograph.
     """
 
     input_size: tuple[int, int, int]  #: channels (1 or 3), height and width
