@@ -63,11 +63,11 @@ class TorchEngine:
 
     @property
     def ahead(self) -> int:
-        """Number of batches to start before waiting for the first: a GPU computes while the next batch is loaded."""
+        """Number of further batches to start before waiting for a batch's result: a GPU computes during loading."""
         return 1 if self.device.type == "cuda" else 0
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
-        """Compute images, uint8 (N, C, H, W), in the size of the preprocessing.
+        """Predict images, uint8 (N, C, H, W), in the size of the preprocessing.
 
         With compiled networks, a batch of fewer images than `size` is filled up, because the network would be compiled
         again for another number of images.
@@ -79,7 +79,7 @@ class TorchEngine:
         return self.start(pixels, size)()
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Start computing images; return a function that waits for the result of `__call__` and returns it."""
+        """Start predicting images; return a function that waits for their logits and distances, and returns both."""
         refuse_bags(self.unit, "this function")
         images, count = torch.from_numpy(pixels), len(pixels)
         if self.compile and count < size:

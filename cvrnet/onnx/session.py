@@ -71,7 +71,7 @@ class OnnxEngine:
         heads = logits.transpose(1, 0, 2) if self.averages_probabilities else logits[None]
         return heads[None], others[0] if others else np.zeros((len(pixels), 0))
 
-    ahead = 0  #: number of batches to start before waiting for the result of the first
+    ahead = 0  #: number of further batches to start before waiting for a batch's result
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
         """Predict images immediately; return a function that returns the result of `__call__`."""

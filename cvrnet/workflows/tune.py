@@ -40,7 +40,7 @@ def tune(
 
     Returns:
         For each fold: its name, the number of float32 parts, and the largest change of a probability by bfloat16,
-        before (with the encoders' own lists of float32 parts) and after (with the parts that were found).
+        before (with the parts in the encoders' attributes ``float32_parts``) and after (with the parts found).
 
     Raises:
         UserError: The model is not a local CVR-Net for single images, or no image can be read.
