@@ -1,4 +1,7 @@
-"""Find labels that are probably wrong: confident learning on predictions from features and a patient's other labels."""
+"""Find labels that are probably wrong, by confident learning.
+
+Its inputs are probabilities, predicted from an image's features and from the labels of the patient's other images.
+"""
 
 from __future__ import annotations
 
