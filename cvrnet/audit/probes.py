@@ -82,7 +82,8 @@ def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: in
 
     `targets` has the group of each image, such as its label or source. Images with the target ``""`` are left out, and
     so are groups of fewer than `MIN_PATIENTS` patients. If there are more than `MAX_IMAGES` images, patients are drawn
-    at random until their images reach this number. The result is None if fewer than two groups are left. ``seed`` is the seed of all random choices.
+    at random until their images reach this number. The result is None if fewer than two groups are left. ``seed`` is
+    the seed of all random choices.
     """
     rows, patients, classes, y = _select(measured, np.asarray(targets), seed)
     if len(classes) < 2:
