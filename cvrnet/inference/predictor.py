@@ -285,7 +285,7 @@ class Predictor:
         images. If the network's numbers overflow for an image, the image's probabilities are NaN.
 
         Raises:
-            UserError: The model cannot compute images of this height and width; or its output is NaN even for a grey
+            UserError: The model cannot predict images of this height and width; or its output is NaN even for a grey
                 image, because its weights, mean or std are not finite.
         """
         (members,) = compute_members(self.engine, [np.asarray(images, np.uint8)], size)

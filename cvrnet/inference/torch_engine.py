@@ -99,7 +99,7 @@ class TorchEngine:
             if self.compile:
                 raise compile_failed(error, "predict without compile") from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{self.name} cannot compute images of size {tuple(x.shape[1:])}: {reason}") from error
+            raise UserError(f"{self.name} cannot predict images of size {tuple(x.shape[1:])}: {reason}") from error
         on_gpu = self.device.type == "cuda"
         found = [part.to("cpu", non_blocking=on_gpu) for part in (logits[:, :, :count], distances[:count])]
         copied = torch.cuda.current_stream(self.device).record_event() if on_gpu else None
