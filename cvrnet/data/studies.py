@@ -15,7 +15,7 @@ from cvrnet.errors import UserError
 from cvrnet.formatting import counts
 
 STUDY, DAY, MODALITY = "study_id", "day", "modality"
-"""Columns of a manifest: a picture's study, its day (days since any day), and its DICOM modality."""
+"""Columns of a manifest: a picture's study, its day (days since any date), and its DICOM modality."""
 
 _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "radiograph")}
 
