@@ -63,7 +63,7 @@ def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
 def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function; while the Hub or the network fails, call it again, after waits of 1, 2 and 4 seconds.
 
-    The client itself retries only uploads and parts of downloads.
+    The client itself retries only uploads and some requests of a download.
     """
     for wait in _WAITS:
         try:

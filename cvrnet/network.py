@@ -287,8 +287,9 @@ class CVRNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, num_classes) of images (N, in_chans, H, W), normalised with the model's mean and std.
 
-        The softmax of the logits is the mean of the heads' softmaxes (of sigmoids, with ``task="multilabel"``). With
-        ``global_pool=""``, return the feature maps of ``forward_features`` instead.
+        The softmax of the logits is the mean of the heads' softmaxes; with ``task="multilabel"``, the sigmoids of the
+        logits are the mean of the heads' sigmoids. With ``global_pool=""``, return the feature maps of
+        ``forward_features`` instead.
         """
         maps = self.forward_maps(x)
         if self.global_pool == "":
@@ -311,7 +312,8 @@ def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
     """Return non-negative indices, like timm's private feature_take_indices, but refuse an empty sequence."""
     wanted = range(-indices, 0) if isinstance(indices, int) else range(count) if indices is None else indices
     if not wanted or not all(-count <= i < count for i in wanted):
-        raise ValueError(f"indices={indices!r}; expected some of the {count} feature maps")
+        numbers = f"a number of last feature maps, 1 to {count}, or a list of indices from -{count} to {count - 1}"
+        raise ValueError(f"indices={indices!r}; expected {numbers}")
     return [i % count for i in wanted]
 
 

@@ -52,19 +52,19 @@ def audit(
     """Before any training, find problems of DATA that would make a model look better than it is.
 
     DATA is a folder with one sub-folder for each class, or a CSV manifest; many checks need the manifest's columns
-    source and patient_id. The audit reports classes tied to sources, shared patients, exact and near-duplicates, and
-    how well simple models predict label and source from features that should not matter, such as the image's border. It
-    names images whose label is probably wrong, and pictures that are probably blank, badly exposed, turned, inverted or
-    not of a chest. The exit status is 1 if a problem is severe.
+    source and patient_id. The audit reports classes tied to sources, patients with images in several splits, sources or
+    labels, exact and near-duplicates, and how well simple models predict label and source from features that should not
+    matter, such as the image's border. It names images whose label is probably wrong, and pictures that are probably
+    blank, badly exposed, turned, inverted or not of a chest. The exit status is 1 if a problem is severe.
 
     If an image may have several findings (--findings; not needed for labels such as Edema|Effusion), each finding is
     checked separately, and the audit reports findings that nearly always occur together.
 
     With --model, the audit also reports the model's confidence and errors for each source. If DATA has lung masks, it
     reports the model's scores on images in which the lungs are hidden, or only the lungs are shown. If the model is a
-    run, only folds that were not trained on an image's patient predict the image.
+    run, each image is predicted only by the folds that were not trained on images of the same patient.
 
-    With --lungs, the images are masked with their lung masks, or cropped to the lungs, before they are measured. This
+    With --lungs, the images are black outside the lungs, or cropped to the lungs, before they are measured. This
     shows which shortcuts remain.
 
     \b

@@ -19,8 +19,8 @@ def data(data: Path, output: Path | None, style: str, overwrite: bool) -> int:
 
     DATA is a folder with one sub-folder for each class, or a CSV manifest. In a manifest, a label may name several
     findings (Edema|Effusion), or each finding may have a column. Files are opened but not decoded, so 100,000 images
-    take less than a minute. Problems are written to stderr, and the exit status is then 1. For problems that affect
-    training, see cvrnet audit.
+    take less than a minute. Unreadable files, images that cannot be used and faulty labels are named on stderr, and the
+    exit status is then 1. cvrnet audit finds further problems, which would make a trained model look better than it is.
 
     \b
     Examples:

@@ -57,7 +57,7 @@ def _write_studies(output: Path, volumes: bool, follow_up: bool, settings: dict[
     if volumes and follow_up:
         raise click.UsageError("--volumes cannot be used with --follow-up")
     if settings.pop("shortcut") or settings.pop("sources") != ("site-a", "site-b"):
-        raise click.UsageError("--shortcut and --sources are for single radiographs")
+        raise click.UsageError("--shortcut and --sources cannot be used with --volumes or --follow-up")
     with progress_bar("Drawing") as progress:
         kind = "volumes" if volumes else "follow-up"
         manifest = write_studies(output, kind, progress=progress, **settings)

@@ -17,8 +17,8 @@ def pull(repo: str, output: Path | None, folds: list[int], overwrite: bool) -> N
     """Download a run that `cvrnet push` pushed, or any model that timm pushed, to a folder that commands take as MODEL.
 
     REV is a branch, a tag or a commit. Each file is checked against its hash, and only JSON and safetensors files are
-    read. Without a network (or with HF_HUB_OFFLINE=1), the run comes from the cache. After a failure, repeat the
-    command: it continues.
+    read. Without a network connection (or with HF_HUB_OFFLINE=1), the run comes from the cache. After a failure,
+    repeat the command: it continues.
 
     \b
     Examples:

@@ -28,7 +28,7 @@ def quickstart(data: Path | None, output: Path, findings: tuple[str, ...], overw
     with frozen encoders, which trains in seconds. Otherwise it is cvrnet_tiny, from random weights.
 
     DATA is your own folder with one sub-folder for each class, or your own manifest. Without DATA, the command first
-    writes synthetic radiographs (no network needed).
+    writes synthetic radiographs (without a download).
 
     \b
     Examples:

@@ -68,7 +68,8 @@ def read_audited(
     no finding is known are left out. If images have one label each, the returned list of names is empty.
 
     Raises:
-        DataError: No image is left, or a cell of a finding has an unknown value.
+        DataError: No image is left; or a cell of a finding is not 1, 0, -1 or empty; or a label contradicts itself (see
+            `cvrnet.data.findings.finding_truth`).
         UserError: A finding does not exist, or no image has a known value for the findings.
     """
     settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}
@@ -102,7 +103,7 @@ def read_outcome_audited(
 
     Raises:
         DataError: No image is left.
-        UserError: The data set has no outcome column, or it cannot be used (see `cvrnet.data.outcomes.read_course`).
+        UserError: The data set lacks the column, or the column cannot be used (see `cvrnet.data.outcomes.read_course`).
     """
     records, problems = scan_records(data, say=say, labelled=False, allow_shared_patients=True)
     if not records:
@@ -149,8 +150,8 @@ def audit(
         any_body_part: Also read DICOM files that are not of the chest.
         features: Compute the features of a network. Without features, labels are not checked, and pictures that are not
             radiographs are not found.
-        finder: Mask the images with the lungs, or crop them to the lungs, before they are measured. Features are always
-            computed from whole pictures.
+        finder: Black out everything outside the lungs, or crop the images to the lungs, before they are measured.
+            Features are always computed from whole pictures.
         progress: Called after each image with the number of images read and the total.
         step: Called with the name of each step before the step starts.
 

@@ -20,7 +20,8 @@ Row = Mapping[str, Any]
 def render_page(findings: Sequence[Finding], records: Sequence[Record], title: str, names: Sequence[str] = ()) -> str:
     """Return the page as HTML: the findings in their order, with thumbnails of the records that they name.
 
-    ``names`` are the names of the findings, if images may have several.
+    ``findings`` are the results of the audit. If images may have several radiological findings, such as edema,
+    ``names`` are the names of these.
     """
     by_name = {record.name: record for record in records}
     classes = count(len({record.label for record in records}), "class", "classes")

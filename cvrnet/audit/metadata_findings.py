@@ -98,7 +98,7 @@ def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[
 
 
 def association(table: np.ndarray, rows: list[dict[str, Any]], what: str) -> Finding:
-    """Report how label and source are associated; ``table`` (labels, sources) and ``rows`` have the same counts."""
+    """Report how label and source are associated; ``rows`` and ``table`` are the two results of `label_table`."""
     v = cramers_v(table)
     severity = grade(severe=v >= SEVERE_V, warning=v >= WARNING_V)
     by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())

@@ -1,4 +1,4 @@
-"""Make findings about a trained model: its errors on each source, and its scores without or with only the lungs."""
+"""Make findings about a trained model: its errors on each source; its scores without lungs, and with only the lungs."""
 
 from __future__ import annotations
 

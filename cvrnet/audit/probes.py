@@ -21,7 +21,7 @@ from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 
 MIN_PATIENTS = 10  # least number of patients of a class; smaller classes are left out
-MAX_IMAGES = 3000  # most images that a probe uses, drawn by patient; so its cost does not grow with the data set
+MAX_IMAGES = 3000  # about the most images of a probe; whole patients are drawn, so its cost does not grow with the data
 FOLDS = 5
 PERMUTATIONS = 3
 RESAMPLES = 500
@@ -63,12 +63,12 @@ class Probe:
         return self.auc.low - max(0.5, self.auc_permuted)
 
     def row(self, **scope: str) -> dict[str, Any]:
-        """Return the probe as one row of a table; the columns ``scope`` come first."""
+        """Return the probe as one row of a table; the keywords, such as ``target="label"``, are its first columns."""
         return flat_row(scope | vars(self))
 
 
 def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Return the rows of all probes: those of the findings' tables that have the columns target and scope."""
+    """Return the rows of all probes: in the tables of the findings, the rows that have the column target."""
     return [row for finding in findings for row in finding.figures.get("table", ()) if "target" in row]
 
 
@@ -81,8 +81,9 @@ def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: in
     """Cross-validate a simple model that predicts each image's group from one kind of feature.
 
     `targets` has the group of each image, such as its label or source. Images with the target ``""`` are left out, and
-    so are groups of fewer than `MIN_PATIENTS` patients. At most about `MAX_IMAGES` images are used, drawn by patient.
-    The result is None if fewer than two groups are left. ``seed`` is the seed of all random choices.
+    so are groups of fewer than `MIN_PATIENTS` patients. If there are more than `MAX_IMAGES` images, patients are drawn
+    at random until their images reach this number. The result is None if fewer than two groups are left. ``seed`` is
+    the seed of all random choices.
     """
     rows, patients, classes, y = _select(measured, np.asarray(targets), seed)
     if len(classes) < 2:

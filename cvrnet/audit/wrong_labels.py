@@ -1,4 +1,7 @@
-"""Find labels that are probably wrong: confident learning on predictions from features and a patient's other labels."""
+"""Find labels that are probably wrong, by confident learning.
+
+Its inputs are probabilities, predicted from an image's features and from the labels of the patient's other images.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +139,10 @@ class JudgedSource(NamedTuple):
 
 
 def judged_sources(measured: Measurements, features: np.ndarray, seed: int = 0) -> Iterator[JudgedSource]:
-    """Predict the labels of each source in which two classes have `MIN_PATIENTS` patients; ``features`` (n, 2, d)."""
+    """Predict the labels of each source that has two or more classes of enough patients; ``features`` are (n, 2, d).
+
+    A class has enough patients if at least `MIN_PATIENTS` have it in this source; other classes are left out.
+    """
     labels = np.array([r.label for r in measured.records])
     sources = np.array([r.source for r in measured.records])
     patients = np.array(patient_keys(measured.records))

@@ -64,7 +64,8 @@ def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return how far each image is from its neighbours, compared with the median, in robust standard deviations, (n,).
 
     The distance is the mean over the nearest twentieth of the images, at least ten (Angiulli and Pizzuti, PKDD 2002).
-    Its logarithm is compared with the median, in units of the median absolute deviation.
+    Its logarithm is compared with the median over the images, in units of the robust standard deviation (1.4826 times
+    the median absolute deviation).
     """
     n = len(features)
     references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]

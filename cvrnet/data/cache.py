@@ -83,7 +83,7 @@ class ImageCache:
 
     @property
     def version_of(self) -> Callable[[str | Path], str] | None:
-        """The argument ``version_of`` of `ArrayFiles` if images are cut to the lungs; otherwise None."""
+        """The argument ``version_of`` of `ArrayFiles` if images are masked or cropped to the lungs; otherwise None."""
         return self.lungs.key if self.lungs else None
 
     def has(self, path: str | Path) -> bool:

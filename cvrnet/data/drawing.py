@@ -26,7 +26,7 @@ def draw_film(
 
     ``label`` (`NOR`, `NCP` or `CVP`, see `cvrnet.data.phantoms`) determines only the lesions: two films that differ
     only in the label are equal outside the lungs, pixel by pixel. ``patient``, a number, determines the anatomy and the
-    places of the lesions. ``image``, a number, determines pose, exposure, filling of the lungs and noise. ``look``
+    places of the lesions. ``image``, a number, determines pose, exposure, noise and the air in the lungs. ``look``
     selects one of three looks (``look % 3``), which differ in contrast, noise and the image's width; phantoms use the
     number of the source (the hospital). ``size`` is the height in pixels. ``severity`` multiplies the lesions' density.
     """
@@ -228,5 +228,5 @@ def _density(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray, rng: np.random.
     density = tissue - (0.4 + 0.6 * body.fat) * lungs + 0.8 * body.fat * _step(breasts, 0.03)
     density += 0.12 * spine - 0.13 * trachea + 0.2 * heart + 0.2 * belly - body.stomach * gas
     density += body.bone * _bones(canvas, body, lungs) * (tissue > 0)
-    air = rng.normal(0, 0.065) + rng.uniform(0, 0.09) * canvas.field(rng, 3)  # filling of the lungs
+    air = rng.normal(0, 0.065) + rng.uniform(0, 0.09) * canvas.field(rng, 3)  # how much air the lungs hold
     return density + lungs * (0.1 * canvas.lines(_vessels(rng)) + 0.12 * _step(hila, 0.03) + air)

@@ -45,8 +45,9 @@ def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
 def odd_columns(records: Sequence[Record]) -> dict[str, str]:
     """Return column -> a line about its first unexpected cell, for columns that are probably meant as findings.
 
-    At least half of the filled cells of such a column are 1, 0, -1 or words such as ``yes``. If its other cells are all
-    numbers, at least 90% are required: the column may hold counts, or codes such as 1 and 2 for the sex.
+    In such a column, at least half of the filled cells are 1, 0, -1 or words such as ``yes``. If all other filled cells
+    are numbers, the least share is 90% instead of half, because the column may hold counts, or codes such as 1 and 2
+    for the sex.
     """
     found = {}
     for column, cells in _columns(records).items():

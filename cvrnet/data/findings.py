@@ -43,7 +43,7 @@ def learnable_findings(
     fewer than ``least`` patients have it, or fewer than ``least`` lack it. ``uncertain`` is a key of `UNCERTAIN`.
 
     Raises:
-        DataError: A cell has an unknown value.
+        DataError: A cell is not 1, 0, -1 or empty, or a label has findings and ``No Finding``.
         UserError: The data set has no findings, or ``auto`` leaves all of them out; or a name in ``wanted`` is given
             twice, is ``No Finding``, or is not in the data set.
     """
@@ -93,7 +93,7 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
         uncertain: A key of `UNCERTAIN`.
 
     Raises:
-        DataError: A cell has another value, or a label has findings and ``No Finding``.
+        DataError: A cell is not 1, 0, -1 or empty, or a label has findings and ``No Finding``.
     """
     cells = {**CELLS, UNCERTAIN_CELL: UNCERTAIN[uncertain]}
     columns = {column for record in records for column in record.metadata}

@@ -1,6 +1,6 @@
 """Read data sets of the Hugging Face Hub, or in its formats: ``hfds:user/name`` (extra ``hfds``).
 
-The prefix ``hfds:``, which timm also uses, stands for the ``datasets`` library. This library also reads local data: in
+The prefix ``hfds:``, which timm also uses, stands for the ``datasets`` library. ``datasets`` also reads local data: in
 ``hfds:FOLDER``, the folder contains images or Parquet files, or was written by ``Dataset.save_to_disk``.
 """
 

@@ -104,7 +104,9 @@ def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str])
 
 
 def pseudonym(value: str, prefix: str) -> str:
-    """Return a value's pseudonym: ``prefix`` and 16 hexadecimal digits; ``""`` for a value that identifies no patient.
+    """Return the pseudonym of a patient or source: ``prefix`` and 16 hexadecimal digits.
+
+    A placeholder such as ``unknown`` gives ``""``. With ``CVRNET_PATIENT_IDS=plain``, the value itself is returned.
 
     Raises:
         UserError: The key cannot be read or written, or ``CVRNET_PATIENT_IDS`` has an unknown value.

@@ -171,7 +171,7 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
 
 
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
-    """Split ``"ct.dcm#12"`` into file and frame, ``("ct.dcm", 12)``; None for a name without a frame."""
+    """Split ``"ct.dcm#12"`` into file and frame, ``("ct.dcm", 12)``; ``"ct.dcm"`` gives ``("ct.dcm", None)``."""
     whole = os.fspath(path)
     name, separator, number = whole.rpartition("#")
     if separator and number.isascii() and number.isdigit() and len(number) < 10 and not os.path.exists(whole):

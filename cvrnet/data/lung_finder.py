@@ -1,4 +1,4 @@
-"""Mask pictures with the lungs, or crop them to the lungs, with a mask from the data set or a segmenter."""
+"""Black out pictures outside the lungs, or crop them to the lungs, with a mask from the data set or a segmenter."""
 
 from __future__ import annotations
 

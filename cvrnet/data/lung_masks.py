@@ -30,7 +30,7 @@ Box = tuple[int, int, int, int]  #: top, left, bottom, right in pixels; bottom a
 
 @dataclass(frozen=True)
 class LungSettings:
-    """Settings for masking a picture with the lungs, or cropping it to the lungs, before it is resized.
+    """Settings for blacking out a picture outside the lungs, or cropping it to the lungs, before it is resized.
 
     ``"mask"`` multiplies the picture by the mask: everything outside the mask becomes black. ``"crop"`` keeps the
     mask's bounding box. The mask or the box is first enlarged by the margin on every side.

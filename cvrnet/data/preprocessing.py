@@ -55,7 +55,7 @@ class Preprocessing:
     """Resizing and normalisation, as a model's ``pretrained_cfg`` states them.
 
     The whole image is always resized (timm's ``crop_mode="squash"`` with ``crop_pct=1.0``). A crop in the
-    ``pretrained_cfg`` of another timm model is ignored, because the edge of a radiograph is part of the finding.
+    ``pretrained_cfg`` of another timm model is ignored, because a finding may lie at the edge of a radiograph.
     """
 
     input_size: tuple[int, int, int]  #: channels (1 or 3), height and width
@@ -70,7 +70,7 @@ class Preprocessing:
     slices: int = field(
         default=0, repr=False
     )  #: the most slices of a volume, for a model that classifies bags (studies or patients); 0 for other models
-    #: whether pictures are masked with the lungs, or cropped to them, before they are resized
+    #: whether pictures are black outside the lungs, or cropped to the lungs, before they are resized
     lungs: LungSettings | None = field(default=None, repr=False)
     #: finds the lungs, with the settings in ``lungs``; not stored in models (see `cvrnet.lungs.attach`)
     finder: LungFinder | None = field(default=None, repr=False, compare=False)
@@ -133,7 +133,7 @@ class Preprocessing:
     def read(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
         """Return the picture in a file, read with these settings by `cvrnet.data.read_image`; it is not resized.
 
-        If ``lungs`` is set, the picture is masked with the lungs, or cropped to them. Raises the same errors as
+        If ``lungs`` is set, the picture is black outside the lungs, or cropped to the lungs. Raises the same errors as
         `cvrnet.data.read_image` and `cut`.
         """
         return self.cut(path, self.read_whole(path, window))[0]

@@ -117,13 +117,14 @@ def scan_records(
     volumes: bool = False,
     say: Callable[[str], object] = _ignore,
 ) -> tuple[list[Record], list[str]]:
-    """Return the images that can be used (see `read_records`), and one line for each problem of the other images.
+    """Return the images that can be used (see `read_records`), and one line for each problem.
 
-    Problems are missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that are
-    not classes or are spelled in two ways, unknown split values, patients in two splits (unless
-    `allow_shared_patients`), missing masks, empty class folders, too few classes and unreadable manifests. Images are
-    not decoded. With ``volumes``, NIfTI files are images, too, and so are folders of DICOM series in a manifest. The
-    tags of DICOM files are read if the data set does not give patient and source (see `cvrnet.data.identity`).
+    Problems are missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that
+    cannot name a class (such as ``N/A``) or are spelled in two ways, unknown split values, patients in two splits
+    (unless `allow_shared_patients`), missing masks, empty class folders, too few classes and unreadable manifests.
+    A problem of one image excludes this image. Images are not decoded. With ``volumes``, NIfTI files are images, too,
+    and so are folders of DICOM series in a manifest. The tags of DICOM files are read if the data set does not give
+    patient and source (see `cvrnet.data.identity`).
     """
     data = DataSet.of(data, images, columns)
     root = Path(os.path.abspath(data))

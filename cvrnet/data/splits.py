@@ -263,7 +263,7 @@ def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
     """
 
     def harm(patient: str) -> int:
-        """Return the number of classes that would be missing on this patient's side if the patient changed sides."""
+        """Return how many classes have only this patient on the side (held out, or not) where the patient is now."""
         sides = (of_class & held if patient in held else of_class - held for of_class in members.values())
         return sum(side == {patient} for side in sides)
 

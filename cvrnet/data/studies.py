@@ -15,7 +15,7 @@ from cvrnet.errors import UserError
 from cvrnet.formatting import counts
 
 STUDY, DAY, MODALITY = "study_id", "day", "modality"
-"""Columns of a manifest: a picture's study, its day (days since any day), and its DICOM modality."""
+"""Columns of a manifest: a picture's study, its day (days since any date), and its DICOM modality."""
 
 _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "radiograph")}
 
@@ -46,16 +46,18 @@ def group_studies(records: Sequence[Record], unit: str, labelled: bool = True) -
 
     With ``unit="study"``, the pictures of a bag have the same patient and ``study_id``; with ``unit="patient"``, the
     same patient. A bag needs one label (if ``labelled``), one split and at most 600 pictures. If the data set has the
-    column ``day``, each picture needs a number in it. Pictures without the id of a study or patient are left out.
+    column ``day``, each picture needs a number in it. Pictures without the unit's id (``study_id`` or ``patient_id``)
+    are left out.
 
     Raises:
-        UserError: No picture has an id, or the data set mixes modalities.
+        UserError: No picture has the unit's id, or the data set mixes modalities.
     """
     _refuse_mixed(records)
     key = [r.metadata.get(STUDY, "") if unit == "study" else r.patient_id for r in records]
     if not any(key):
+        volumes = "volumes (DICOM, NIfTI)" if unit == "study" else "DICOM volumes with the tag PatientID"
         column = STUDY if unit == "study" else "patient_id"
-        raise UserError(f"--unit {unit} needs the manifest's column {column}, or volumes (DICOM, NIfTI)")
+        raise UserError(f"--unit {unit} needs the manifest's column {column}, or {volumes}")
     timed = any(r.metadata.get(DAY) for r in records)
     members: dict[tuple[str, str], list[Record]] = {}
     problems = []

@@ -1,8 +1,9 @@
 """CheXpert (Irvin et al. 2019), https://stanfordmlgroup.github.io/competitions/chexpert.
 
 The header and the counts of the training table are from the copy in TorchXRayVision
-(``torchxrayvision/data/chexpert_train.csv.gz``); the number of validation images is on the data card of
-danjacobellis/chexpert. Paths begin with the name of the release (``CheXpert-v1.0-small/train/patient00001/...``).
+(``torchxrayvision/data/chexpert_train.csv.gz``); the number of validation images is on the page of
+danjacobellis/chexpert on the Hugging Face Hub. Paths begin with the name of the release
+(``CheXpert-v1.0-small/train/patient00001/...``).
 """
 
 from __future__ import annotations

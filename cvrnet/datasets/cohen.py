@@ -19,10 +19,10 @@ COLUMNS = ("patientid", "offset", "sex", "age", "finding", "view", "filename")
 def rows(folder: Folder) -> Iterator[Row]:
     """Yield the rows of the manifest.
 
-    ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) that enough patients share.
-    ``day`` is the number of days since the symptoms or the admission. ``went_icu`` (Y or N) says whether the patient
-    was in intensive care during the stay, ``in_icu`` whether the patient was there on the day of the film. CTs, and
-    images without a known finding, are left out.
+    ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) after rare last parts are
+    removed; see `common_parts`. ``day`` is the number of days since the symptoms or the admission. ``went_icu`` (Y or
+    N) says whether the patient was in intensive care during the stay, ``in_icu`` whether the patient was there on the
+    day of the film. CTs, and images without a known finding, are left out.
     """
     found: list[Row] = []
     for entry in folder.table(folder.file("metadata.csv"), COLUMNS):
@@ -56,9 +56,11 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def common_parts(findings: Sequence[str], patients: Sequence[str], least: int = LEAST_PATIENTS) -> Mapping[str, str]:
-    """Map each finding to its class: the last part that is left after rare last parts are dropped.
+    """Map each finding to its class: its last part, after rare last parts are removed.
 
-    A last part is rare if fewer than ``least`` patients share it. The first part is never dropped.
+    A last part is rare if the findings of fewer than ``least`` patients end there. In the example, ``B`` is rare.
+    Without ``B``, the finding of patient 3 is ``P/Viral``; no other finding ends there, so ``Viral`` is removed from
+    it, too. The first part is never removed.
 
     >>> common_parts(["P/Viral/A", "P/Viral/A", "P/Viral/B", "P/Fungal/C"], ["1", "2", "3", "4"], 2)
     {'P/Viral/A': 'A', 'P/Viral/B': 'P', 'P/Fungal/C': 'P'}

@@ -18,7 +18,7 @@ class PublicSet:
         expects: What the data set's folder must contain, for messages.
         rows: A function that yields the manifest's rows for a `Folder`, and records in it what is left out.
         published: Key of `cvrnet.datasets.counts` -> the number that the authors give.
-        findings: The columns of the findings, if each finding has its own column; empty for one column ``label``.
+        findings: The columns of the findings; empty if the manifest has the column ``label`` instead.
     """
 
     name: str

@@ -36,10 +36,13 @@ _LOCAL = {"localhost", "127.0.0.1", "::1"}
 class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
-    A hostile web page in a visitor's browser could let its own host name point to this machine (DNS rebinding), or send
-    requests to this machine. In both cases, the request's header Host or Origin names the host of the hostile page. A
-    hostile page cannot do this with an IP address. So all IP addresses are allowed, except on a page that is served to
-    this machine only: it allows just the local addresses.
+    A hostile web page in a visitor's browser could let its own host name point to this machine (DNS rebinding). The
+    header Host of its requests then has this name, so Host must be a known name or an IP address: nobody can let an IP
+    address point to another machine. If the page is served to this machine only, the only addresses that Host may have
+    are the local ones.
+
+    A hostile web page could also send requests to the address of this machine. Their header Origin names the host of
+    the hostile page, so Origin must be the host that the request calls, or one of the `names`.
 
     Raises:
         UserError: One of the `names` is not a host name.
@@ -76,9 +79,9 @@ class AllowedHosts:
 class Gate:
     """ASGI middleware that gets every request first, and lets it through or refuses it.
 
-    A request is let through if it is for an allowed host and an open route, and does not come from another page. While
-    the waiting bytes (see `Waiting`) exceed their limit, requests that have a body get the answer "try again". All
-    responses get the security policy.
+    A request is let through if it is for an allowed host and for a route that the page needs (`_OPEN`), and does not
+    come from another page. While the waiting bytes (see `Waiting`) exceed their limit, requests that have a body get
+    the answer "try again". All responses get the content security policy.
     """
 
     def __init__(self, app: Callable[..., Any], hosts: AllowedHosts, waiting: Waiting, root_path: str = "") -> None:
@@ -92,7 +95,7 @@ class Gate:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            # Remove the root path once, as the router does; `_refusal` then checks that the rest is an open route.
+            # Remove the root path once, as the router does; `_refusal` then checks that `_OPEN` has the rest.
             path = scope["path"]
             if self._root and path.startswith(f"{self._root}/"):
                 path = path.removeprefix(self._root)

@@ -41,7 +41,7 @@ class _Stored:
 class Uploads:
     """The uploaded files that are not yet answered, in a folder that only its owner can read.
 
-    The limit is the most bytes of one file. All files of one upload together may have `TOGETHER` times as many bytes.
+    One file may have at most ``limit`` bytes; all files of one upload together, at most `TOGETHER` times as many.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -85,7 +85,7 @@ class Uploads:
                 upload.path.unlink(missing_ok=True)
 
     def may_hold(self, sent: object) -> bool:
-        """Return whether all paths that an event sends are in the folder of uploads, even if the files are deleted."""
+        """Return whether all paths that an event sends point into the folder of uploads; the files need not exist."""
         return all(path.parent == self._folder for path in paths_of(sent))
 
     def _store(self, path: Path, file: UploadFile) -> None:

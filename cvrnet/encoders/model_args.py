@@ -24,11 +24,13 @@ def check_model_args(arguments: Any) -> None:
             raise ValueError(f"has {name!r:.80} among the model's arguments, but it is not part of an architecture")
     for size in _numbers(arguments):
         if not abs(size) <= LARGEST:
-            raise ValueError(f"asks for a size of {size:g}; expected at most {LARGEST:,}")
+            raise ValueError(
+                f"has the number {size:g} among the model's arguments; expected -{LARGEST:,} to {LARGEST:,}"
+            )
     for name in _SIZES:
         value = arguments.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"has {name}={value!r:.80}; expected a whole number")
+            raise ValueError(f"has {name}={value!r:.80}; expected a whole number from 0")
 
 
 def _numbers(value: object, level: int = 0) -> Iterator[float]:

@@ -28,7 +28,8 @@ class XceptionEncoder(nn.Module):
     (v1's Table 2 prints 512 channels for E23; the network has 728.)
 
     In prediction with bfloat16 or float16, the parts with the largest rounding errors stay in float32: the stem, the
-    first two blocks, and the third block's skip and depthwise convolutions (which sum only nine products).
+    first two blocks, and in the third block the skip and the depthwise convolutions. Each output of a depthwise
+    convolution is a sum of only nine products.
 
     The arguments are those of `create_encoder`, without ``img_size``.
     """

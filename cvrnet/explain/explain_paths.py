@@ -51,10 +51,12 @@ def explain_paths(
     of an earlier result lists; other files in the folder stay.
 
     Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers). Without encoders
-    and heads, overlays show the whole network. With ``everything``, overlays show all parts, and figures also show the
-    heads. ``progress`` is called after each image with the number done and the number of images. ``on_problem`` is
-    called with a sentence for each image or map that could not be drawn. ``say`` is called with a line for each folder
-    in which files or folders were skipped. Other arguments are those of `Predictor.from_pretrained`, `find_images` and
+    and heads, overlays show the whole network. Each figure shows the whole network and the encoders. With
+    ``everything``, overlays and figures show all parts: the whole network, the encoders and the heads.
+
+    ``progress`` is called after each image with the number done and the number of images. ``on_problem`` is called with
+    a sentence for each image or map that could not be drawn. ``say`` is called with a line for each folder in which
+    files or folders were skipped. Other arguments are those of `Predictor.from_pretrained`, `find_images` and
     `draw_images`.
 
     Returns:

@@ -39,12 +39,13 @@ def draw_studies(
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Draw each bag: bars of its pictures' attention, and Grad-CAM overlays of the pictures with the most attention.
 
-    Each picture is explained as a bag of one picture, for the class predicted for the whole bag or for ``target``.
+    Each picture is explained as a bag of one picture, for the class ``target``; by default, for the class that is
+    predicted for the whole bag.
     ``threshold`` is as in `draw_overlay`; ``progress`` is called after each bag with the numbers of bags done and of
     all bags.
 
     Yields:
-        A row for each of the (up to `TOP`) pictures with the most attention, and a list of problems. The row has
+        For each of the (up to `TOP`) pictures with the most attention, a row and a list of problems. The row has
         ``path`` (the picture), ``study``, ``prediction``, ``class``, ``probability`` of that class, ``attention``, and
         the file names ``figure`` (the bars) and ``network`` (the overlay). A bag that has no prediction has one row.
 

@@ -110,8 +110,9 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
         - ``images``: number of images; ``flat``: number of their maps that are zero or flat, and so have no value
         - ``mean``, ``interval``: the mean of the measure and its interval
         - ``chance``: the mean share of an image that the mask covers, over the images whose maps have a value
-        - ``random``: the mean for a random network; ``random_flat``: number of its maps without a value
-        - ``above_chance``, ``above_random``: intervals of the paired differences from chance and the random network
+        - ``random``: the mean for the network with random weights everywhere; ``random_flat``: number of this
+          network's maps without a value
+        - ``above_chance``, ``above_random``: intervals of the paired differences from chance and from this network
 
         ``similarity``: a row for each part and kind of random weights, with the rank correlation of the random and the
         trained network's maps.

@@ -52,8 +52,8 @@ def draw_images(
 
     Yields:
         For each image, its row and a list of problems. The row has ``path, prediction, class, probability``, and the
-        file names of the ``figure`` and of each overlay (None if it was not drawn). The list has a sentence for the
-        image or for each of its maps that could not be drawn.
+        file names of the ``figure`` and of each overlay (None if it was not drawn). If the image has no
+        prediction, the list has a sentence that says why; otherwise, a sentence for each overlay that was not drawn.
 
     Raises:
         UserError: See `explain`.

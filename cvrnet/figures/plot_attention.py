@@ -19,9 +19,9 @@ def plot_attention(
 ) -> Figure:
     """Draw a row of bars for each bag: the share of each picture, in another colour if the picture has a lesion.
 
-    Each bag is a name; then, for each picture, its share (see `cvrnet.heads.BagHead.pool`), whether it has a lesion,
-    and the days from it to the bag's last picture. The x axis shows the days or, if all days are zero, the pictures'
-    numbers.
+    Each bag is a tuple: its name, and three sequences with a value for each picture. These values are the picture's
+    share (see `cvrnet.heads.BagHead.pool`), whether the picture has a lesion, and the days from the picture to the
+    bag's last picture. The x axis shows the days or, if all days are zero, the pictures' numbers.
 
     Raises:
         UserError: There are no bags.

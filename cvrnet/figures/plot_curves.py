@@ -30,7 +30,8 @@ CHANCE: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 
 def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Draw the ROC curve of each class against the others, and their macro average; the legend gives each AUC.
 
-    If there are more than 18 classes, all curves are grey, and the legend gives only the range of the AUCs.
+    If there are more than 18 classes, their curves are grey, and the legend gives the range of their AUCs instead of
+    each AUC. The macro average keeps its colour and its entry.
 
     ``curves`` are from `cvrnet.metrics.roc_curves`. If a class has no curve, the legend says "undefined".
     """

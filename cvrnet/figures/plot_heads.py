@@ -1,4 +1,4 @@
-"""Draw the accuracy of the heads and of their average."""
+"""Draw the accuracy of each head, and of the model, whose output is the average of the heads' outputs."""
 
 from __future__ import annotations
 

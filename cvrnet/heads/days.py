@@ -1,4 +1,4 @@
-"""Days as an input of a network: their time encoding, and the change from each picture to the last of its bag.
+"""Days as an input of a network: their time encoding, and how the last picture of a bag differs from each picture.
 
 A bag holds the pictures of a study or patient (see `cvrnet.data.studies`).
 """
@@ -47,7 +47,7 @@ class ChangeToLast(nn.Module):
         nn.init.zeros_(self.scale.weight)
 
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> Tensor:
-        """Return each picture's change to the last of its bag, (P, in_features); arguments as in `BagPool.forward`."""
+        """Return the weighted differences d_k, (P, in_features); the arguments are as in `BagPool.forward`."""
         last = (days == 0).to(x.dtype)
         number = last.new_zeros(count).index_add(0, bag, last)
         mean = x.new_zeros(count, x.shape[1]).index_add(0, bag, last[:, None] * x) / number[:, None]

@@ -31,7 +31,7 @@ class NoveltyHead(nn.Module):
         directions: The K directions as orthonormal rows, (K, D): the transpose of W in the equation.
         variances: :math:`\lambda`, (K,).
         noise: :math:`\sigma^2`, a scalar tensor.
-        quantiles: Quantiles of the results for the validation images, in equal steps from 0 to 1.
+        quantiles: Quantiles of the results for the validation images, (Q,), at equally spaced levels from 0 to 1.
         side_weights: The weights of the second value, (2 D,); None: the second value is 0, so the result is the
             distance.
         side_bias: The bias of the second value, a scalar tensor.
@@ -76,7 +76,7 @@ class NoveltyHead(nn.Module):
         This is the larger of the `distance` and the second value (see the class).
 
         Args:
-            inputs: For each head, the pooled maps of the images, (N, C_i).
+            inputs: The pooled maps of the images for each head of the network, (N, C_i), as from `CVRNet.pool_maps`.
             sides: The result of `map_sides` for the images, (N, 2 D).
         """
         return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)
@@ -98,9 +98,9 @@ def sides(feature_map: Tensor) -> Tensor:
     """Return the difference between a map's left and right half, divided by the length of their sum: (N, 2, C).
 
     The map is (N, C, H, W). The difference is taken separately in the upper and the lower half, because the heart is in
-    the lower half. Both differences have one divisor: the length of the sum of left and right, averaged over the upper
-    and the lower half. If W is odd, the middle column is left out; if H is odd and not 1, the middle row, too. If W is
-    1, the result is 0.
+    the lower half. Both differences have the same divisor: the sum of left and right is averaged over the upper and the
+    lower half, and the divisor is the length of this average. If W is odd, the middle column is left out; if H is odd
+    and not 1, the middle row, too. If W is 1, the result is 0.
     """
     height, width = feature_map.shape[2:]
     if width == 1:
@@ -114,7 +114,7 @@ def sides(feature_map: Tensor) -> Tensor:
 def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
     """Return the vectors (N, 2 D) for detecting mirrored images: the `sides` of all maps, in the order of the heads.
 
-    ``groups`` has the indices of each head's maps.
+    ``groups`` has the indices of the maps of each head of the network.
     """
     return torch.cat([of_maps[i] for group in groups for i in group], 2).flatten(1)
 

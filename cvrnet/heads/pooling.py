@@ -97,9 +97,9 @@ class BagPool(nn.Module):
 
     @torch.no_grad()
     def fold(self, mean: Tensor, std: Tensor) -> None:
-        """Fold a standardisation of the vectors, by mean and std (in_features,), into the first layers.
+        """Fold a standardisation of the vectors, by mean and std (in_features,), into the layers V and U.
 
-        The layers then take vectors that are not standardised.
+        V and U then take vectors that are not standardised. Only ``attention`` has these layers.
         """
         for layer in (self.content, self.gate) if self.pooling == "attention" else ():
             layer.weight.div_(std)

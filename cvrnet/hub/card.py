@@ -245,11 +245,11 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 def leaderboard_entries(
     run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the content of ``.eval_results/cvrnet.yaml``: scores of the card, in the Hub's newer format.
+    """Return the content of ``.eval_results/cvrnet.yaml``: scores of the card, in a newer format than its metadata.
 
     The scores are those of the first evaluation (`_evaluations`). An entry in this format names a data set of the Hub,
-    and ``task_id`` is the metric's name. The list is empty if the run's data set is not on the Hub
-    (``hfds:user/name``), or if the installed huggingface_hub does not know the format.
+    and ``task_id`` is the metric's name. The list is empty if the run's data set is not from the Hub (its name does not
+    start with ``hfds:``), or if the installed huggingface_hub does not know the format.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):

@@ -55,7 +55,7 @@ def pull_folds(
         output: The run folder to write.
         folds: As in `hub_checkpoints`.
         overwrite: Replace a run that the folder holds.
-        progress: Called after each commit with the number of commits done and the total.
+        progress: Called with the number of downloaded commits and their total: one for the run and one for each fold.
 
     Raises:
         UserError: The repository cannot be downloaded, it holds no model that is safe to read, or the folder exists.

@@ -157,7 +157,9 @@ def public_figure(path: Path) -> bytes:
             figure.info.clear()
             figure.save(file, "PNG")
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not a complete PNG; remove it, or draw it again") from error
+        raise UserError(
+            f"{path} is not a complete PNG; restore it from a copy, or delete it to push without this figure"
+        ) from error
     return file.getvalue()
 
 

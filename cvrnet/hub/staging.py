@@ -37,7 +37,7 @@ from cvrnet.runs.read import read_json, read_rows
 Files = dict[str, bytes | Path]
 """Name of a file in the repository -> its content, or the path of the local file that holds it."""
 
-LEADERBOARD = ".eval_results/cvrnet.yaml"  #: scores in the Hub's newer format, for a run on a data set of the Hub
+LEADERBOARD = ".eval_results/cvrnet.yaml"  #: see `cvrnet.hub.card.leaderboard_entries`
 
 WRITTEN = frozenset(
     {LEADERBOARD, RUN, CONFIG, WEIGHTS, NOVELTY, SEGMENTER, METRICS, SUMMARY, HISTORY, SPLIT, PREDICTIONS}
@@ -176,7 +176,7 @@ def _marked(path: Path) -> dict[str, float]:
         rows = read_rows(path, ("set", "source", "marked"))
         shares = {row["set"]: float(row["marked"]) for row in rows if not row["source"]}
         if wrong := [share for share in shares.values() if not 0 <= share <= 1]:
-            raise ValueError(f"marked is {wrong[0]}; expected a share from 0 to 1")
+            raise ValueError(f"the column marked has {wrong[0]}; expected a share from 0 to 1")
     return shares
 
 

@@ -33,5 +33,5 @@ def predict_cached(
 
 
 def join_batches(answers: Sequence[tuple[int, NDArray[np.float64]]]) -> NDArray[np.float64]:
-    """Join the predictions of all processes in the order of the images, (heads, images, classes)."""
+    """Join the predictions of all processes, in the order of the images; return an array (heads, images, classes)."""
     return np.concatenate([batch for _, batch in sorted(answers, key=lambda answer: answer[0])], axis=1)

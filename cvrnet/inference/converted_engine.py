@@ -50,7 +50,7 @@ class ConvertedEngine:
     ahead = 0  #: see `TorchEngine`
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Compute images immediately, and return a function that returns the result (see `TorchEngine.start`)."""
+        """Predict images immediately; return a function that returns the result (see `TorchEngine.start`)."""
         answer = self(pixels, size)
         return lambda: answer
 
@@ -60,7 +60,7 @@ class ConvertedEngine:
         return self._torch.num_heads
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
-        """Compute images as `TorchEngine.__call__` does; a batch may have any length, so `size` has no effect."""
+        """Predict images as `TorchEngine.__call__` does; a batch may have any length, so `size` has no effect."""
         answers = [network(pixels) for network in self._networks]
         return np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers], 1)
 

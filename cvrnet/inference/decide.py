@@ -65,8 +65,8 @@ class Decide:
     def _abstention(self) -> Abstention:
         if self.decisions.abstention is None:
             raise UserError(
-                "the model has no limits of uncertainty; train and crossval choose them for models of "
-                "classes; for a model of findings, use --operating-point"
+                "the model cannot abstain: it has no limits of uncertainty; train and crossval choose them for models "
+                "of classes; for a model of findings, use --operating-point"
             )
         return self.decisions.abstention
 

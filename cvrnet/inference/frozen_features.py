@@ -146,7 +146,7 @@ class FrozenFeatures:
         return [self._rows[record.path] for record in records]
 
     def sides(self, records: Sequence[Record], view: int = 0) -> Vectors:
-        """Return the sides of the maps of images (view 0) or of their mirror images, (images, 2, width).
+        """Return the sides of the maps of images (view 0) or mirror images (view `MIRRORED`), (images, 2, width).
 
         Sides that are missing are computed.
         """

@@ -256,7 +256,7 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The error message for an image without a prediction, if the model can predict other images."""
+        """The error message for an image whose prediction is NaN, while a grey image's prediction is not."""
         advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32), which has a larger range"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 
@@ -264,7 +264,9 @@ class Predictor:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
 
     def probabilities(self, images: ArrayLike) -> NDArray[np.float64]:
-        """Return the mean probabilities over models and heads, (N, classes); rows sum to one, except for findings.
+        """Return the mean probabilities over models and heads, (N, classes).
+
+        Each row sums to one, except with ``task="multilabel"``, where each finding has its own probability.
 
         The images are uint8 (N, C, H, W), in the size of the preprocessing: an array, or a tensor on the CPU. If the
         model was calibrated (``cvrnet calibrate``), these are the calibrated probabilities.
@@ -283,7 +285,7 @@ class Predictor:
         images. If the network's numbers overflow for an image, the image's probabilities are NaN.
 
         Raises:
-            UserError: The model cannot compute images of this height and width; or its output is NaN even for a grey
+            UserError: The model cannot predict images of this height and width; or its output is NaN even for a grey
                 image, because its weights, mean or std are not finite.
         """
         (members,) = compute_members(self.engine, [np.asarray(images, np.uint8)], size)

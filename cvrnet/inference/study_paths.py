@@ -34,7 +34,7 @@ def find_studies(
 ) -> FoundStudies:
     """Find the bags at some paths: manifests with ids, volumes, series, folders or single pictures.
 
-    Pictures that have no study in a manifest, and are not slices of a volume, form one study for each folder. A picture
+    If a picture has no ``study_id`` in a manifest and is not a slice of a volume, its folder is its study. A picture
     that is itself a PATH argument is a bag of one. From each volume, at most ``slices`` slices are taken.
     """
     records: list[Record] = []
@@ -75,9 +75,11 @@ def study_rows(
     heads: bool,
     uncertainty: bool,
 ) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    """Return the column names, and a row for each bag: its prediction, and the picture with the largest share in it.
+    """Return the column names, and a row with the prediction for each bag.
 
-    The column ``error`` says why a bag has no prediction, or which of its pictures could not be read.
+    The columns ``top_picture`` and ``top_attention`` have the name of the picture with the largest share in the
+    prediction, and this share. The column ``error`` says why a bag has no prediction, or which of its pictures could
+    not be read.
     """
     columns = [predictor.unit, "patient_id", "pictures", "prediction", *decide.columns]
     columns += [f"prob_{name}" for name in predictor.classes]

@@ -63,11 +63,11 @@ class TorchEngine:
 
     @property
     def ahead(self) -> int:
-        """Number of batches to start before waiting for the first: a GPU computes while the next batch is loaded."""
+        """Number of further batches to start before waiting for a batch's result: a GPU computes during loading."""
         return 1 if self.device.type == "cuda" else 0
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:
-        """Compute images, uint8 (N, C, H, W), in the size of the preprocessing.
+        """Predict images, uint8 (N, C, H, W), in the size of the preprocessing.
 
         With compiled networks, a batch of fewer images than `size` is filled up, because the network would be compiled
         again for another number of images.
@@ -79,7 +79,7 @@ class TorchEngine:
         return self.start(pixels, size)()
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Start computing images; return a function that waits for the result of `__call__` and returns it."""
+        """Start predicting images; return a function that waits for their logits and distances, and returns both."""
         refuse_bags(self.unit, "this function")
         images, count = torch.from_numpy(pixels), len(pixels)
         if self.compile and count < size:
@@ -99,7 +99,7 @@ class TorchEngine:
             if self.compile:
                 raise compile_failed(error, "predict without compile") from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{self.name} cannot compute images of size {tuple(x.shape[1:])}: {reason}") from error
+            raise UserError(f"{self.name} cannot predict images of size {tuple(x.shape[1:])}: {reason}") from error
         on_gpu = self.device.type == "cuda"
         found = [part.to("cpu", non_blocking=on_gpu) for part in (logits[:, :, :count], distances[:count])]
         copied = torch.cuda.current_stream(self.device).record_event() if on_gpu else None

@@ -28,17 +28,18 @@ class Tuned(NamedTuple):
     """The result of `tune_float32`."""
 
     parts: list[list[str]]  #: for each encoder, the names of the submodules that stay in float32
-    before: float  #: largest change of a probability with the encoders' own lists (`float32_parts`)
+    before: float  #: largest change of a probability with the parts in the encoders' attributes ``float32_parts``
     after: float  #: largest change of a probability with ``parts``
 
 
 def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
     """Search a small set of float32 parts with which the probabilities of images change by at most half of `BOUND`.
 
-    The search is greedy. It starts with the encoders' own lists. If the change is above the limit (half of `BOUND`), it
-    adds blocks of the encoders, from the first block on, until the change is within the limit. Then it tries each part,
-    the most expensive first, and leaves the part out if the change stays within the limit. If more than half of the
-    operations had to be in float32, the whole network is in float32, because bfloat16 would save hardly any time.
+    The search is greedy. It starts with the parts that the encoders' attributes ``float32_parts`` name. If the change
+    is above the limit (half of `BOUND`), it adds blocks of the encoders, from the first block on, until the change is
+    within the limit. Then it tries each part, the most expensive first, and leaves the part out if the change stays
+    within the limit. If more than half of the operations had to be in float32, the whole network is in float32, because
+    bfloat16 would save hardly any time.
 
     Args:
         model: The trained network, on the device on which it will predict; it is not changed.

@@ -49,7 +49,7 @@ class Segmenter:
 
     @property
     def digest(self) -> str:
-        """A hash that identifies the network and its weights as stored in its file."""
+        """A hash of the segmenter's file (`to_bytes`), which identifies the network and its weights."""
         if not self._digest:
             self._digest = hashlib.sha256(self.to_bytes()).hexdigest()[:16]
         return self._digest
@@ -71,7 +71,7 @@ class Segmenter:
         return enlarge_mask(self.probabilities(picture), picture.shape)
 
     def to_bytes(self) -> bytes:
-        """Return the content of the file: the weights in 16 bits, and a description of the network."""
+        """Return the content of the file that `save` writes: weights in 16 bits, and a description of the network."""
         about = {"format": FORMAT, "encoder": ENCODER, "decoder": list(DECODER), "size": self.size}
         tensors = {
             name: (value.half() if value.is_floating_point() else value).contiguous()

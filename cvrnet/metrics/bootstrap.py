@@ -224,9 +224,11 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
 
 
 def as_intervals(parts: Sequence[Any], few: bool) -> Any:
-    """Return 95 % intervals of resampled scores; each part is an array, or a nested dictionary of arrays, of one chunk.
+    """Return 95 % intervals of scores from their values in all resamples.
 
-    If there are too few patients (``few``), all intervals are None.
+    Each of the `parts` has the values of some of the resamples (a chunk of `resample`, or all): an array with one value
+    for each resample, or a nested dictionary of such arrays. An interval is None if there are too few patients
+    (``few``), or if less than `MIN_DEFINED` of the values are defined.
     """
     if isinstance(parts[0], Mapping):
         return {key: as_intervals([part[key] for part in parts], few) for key in parts[0]}

@@ -112,7 +112,8 @@ def choose_finding_decisions(
 def average_decisions(members: Sequence[Decisions]) -> Decisions:
     """Return the decisions of an ensemble that averages its members' probabilities.
 
-    ``cvrnet calibrate`` calibrates an ensemble as a whole, so all members have the same decisions.
+    Without calibration, the members' thresholds and limits are averaged. If ``cvrnet calibrate`` calibrated the
+    ensemble as a whole, all members have the same decisions, and these are returned.
 
     Raises:
         ValueError: The members were calibrated separately.

@@ -103,7 +103,7 @@ def targets_by_class(
     """
     given = setting if isinstance(setting, Mapping) else dict.fromkeys(classes, setting)
     if unknown := [name for name in given if name not in classes]:
-        raise UserError(f"a target for the class {unknown[0]!r}; the classes are {', '.join(classes)}")
+        raise UserError(f"a target names the unknown class {unknown[0]!r}; the classes are {', '.join(classes)}")
     targets = {name: given.get(name, default) for name in classes}
     return {name: float(target) for name, target in targets.items() if target is not None}
 
@@ -125,9 +125,9 @@ def choose_operating_points(
     The rule ``sensitivity`` takes the highest threshold that reaches the target, so that the specificity is as high as
     possible. The rule ``specificity`` takes the lowest threshold that reaches the target. Both rules consider only
     thresholds with at least one true positive and one true negative (if there are none, all thresholds). If no
-    threshold reaches the target, the nearest one is taken. ``youden`` maximises sensitivity + specificity - 1 (Youden
-    1950, Cancer 3:32). A threshold lies midway between two probabilities of validation images, so that rounding changes
-    no decision.
+    threshold reaches the target, the rule takes the threshold with the highest sensitivity (or specificity).
+    ``youden`` maximises sensitivity + specificity - 1 (Youden 1950, Cancer 3:32). A threshold lies midway between two
+    probabilities of validation images, so that rounding changes no decision.
 
     Args:
         y_true: Class indices, shape (N,).
@@ -193,8 +193,8 @@ def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) ->
 def average_operating_points(members: Sequence[Iterable[OperatingPoint]]) -> list[OperatingPoint]:
     """Return the points of an ensemble that averages its members' probabilities; thresholds are means over members.
 
-    The counts are sums of the members' counts, each from a member's threshold and validation images. Points that a
-    member lacks are left out.
+    Each member's counts come from its own threshold and validation images; the ensemble's counts are their sums. A
+    point that any member lacks is left out.
     """
     keyed = [{(p.class_name, p.rule, p.target): p for p in points} for points in members]
     points = []

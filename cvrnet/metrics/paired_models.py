@@ -20,8 +20,10 @@ def auc_covariance(
     """Return the AUCs of K scores for the same images, and their covariance.
 
     The method is that of DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837), with the midranks of Sun & Xu 2014
-    (IEEE Signal Process Lett 21:1389). Images of one patient are not independent observations, so their components are
-    summed by patient (Obuchowski 1997, Biometrics 53:567). With one image for each patient this is DeLong's estimator.
+    (IEEE Signal Process Lett 21:1389). Each image has a component: for a positive image, the share of the negative
+    images with lower scores; for a negative image, the share of the positive images with higher scores (ties count
+    half). Images of one patient are not independent observations, so the components are summed by patient (Obuchowski
+    1997, Biometrics 53:567). With one image for each patient this is DeLong's estimator.
 
     Args:
         truth: Whether each image is positive, shape (N,).
@@ -112,7 +114,7 @@ def compare_mean_auc(
         for parts, rows, verb in ((above, present, "has"), (below, ~present, "lacks")):
             patients = len({*of[rows]})
             if patients < 2:
-                raise UserError(f"class {k}: only {patients} patient {verb} it; expected at least 2")
+                raise UserError(f"only {patients} patient {verb} class {k} (counted from 0); expected at least 2")
             deviation = (parts - auc[:, None]) / rows.sum() * np.sqrt(patients / (patients - 1))
             np.add.at(influence, of[rows], (deviation[0] - deviation[1:].mean(0)) / len(classes))
     a, *others = np.mean(aucs, axis=0)

@@ -22,14 +22,14 @@ def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: f
     Args:
         differences: The score of one model minus that of the other for each fold: shape (k,), k at least 2.
         n_train: Number of images on which a fold's model was trained.
-        n_test: Number of images on which this model was tested.
+        n_test: Number of images on which this model was tested; 0 gives the usual paired t-test.
 
     Returns:
         ``mean``, ``low`` and ``high`` (95 % confidence interval), ``t``, and two-sided ``p``. If the difference is the
         same in all folds, the interval has no width, and p is 1 for a difference of 0, otherwise 0.
 
     Raises:
-        UserError: Fewer than two folds, or no images.
+        UserError: Fewer than two folds, no training images, or a negative number of test images.
 
     >>> test = corrected_resampled_t_test([0.02, 0.05, 0.01, 0.04, 0.03], n_train=300, n_test=100)
     >>> round(test["mean"], 3), round(test["low"], 3), round(test["high"], 3), round(test["p"], 3)
@@ -41,7 +41,7 @@ def corrected_resampled_t_test(differences: ArrayLike, n_train: float, n_test: f
     if values.ndim != 1 or len(values) < 2:
         raise UserError(f"differences of shape {values.shape}; expected the differences of at least 2 folds")
     if n_train <= 0 or n_test < 0:
-        raise UserError(f"{n_train} training and {n_test} test images; expected at least 1 training and 0 test images")
+        raise UserError(f"n_train={n_train}, n_test={n_test}; expected n_train at least 1, and n_test at least 0")
     k, mean = len(values), float(values.mean())
     error = float(np.sqrt((1 / k + n_test / n_train) * values.var(ddof=1)))
     half = float(stats.t.ppf(0.975, k - 1)) * error

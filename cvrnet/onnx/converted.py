@@ -54,7 +54,7 @@ class ConvertedCopy:
         return check_pixels(preprocessing, None, training_data(self._folder))[0]
 
     def known_difference(self, opened: OnnxEngine) -> float | None:
-        """Return the difference that `keep_difference` stored for this engine, version and number format, if any."""
+        """Return what `keep_difference` stored for this engine, its version and its number format; None without it."""
         found = self._notes().get(_name(opened))
         return found if isinstance(found, float) else None
 

@@ -72,7 +72,7 @@ def read_metadata(path: str | Path) -> Metadata:
         quantiles = _quantiles(parse_json(metadata.get("quantiles", "[]")))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
-        raise UserError(f"{path} does not state its classes and preprocessing ({reason}); {_OURS}") from error
+        raise UserError(f"{path}: its metadata are missing or wrong ({reason}); {_OURS}") from error
     classes, heads = _classes_and_heads(proto.graph, preprocessing)
     distances = [_shape(value) for value in proto.graph.output if value.name == DISTANCES]
     if not 1 <= classes == count == len(names) or (quantiles and (not heads or distances != [[0, len(quantiles)]])):
@@ -83,10 +83,10 @@ def read_metadata(path: str | Path) -> Metadata:
 def _quantiles(value: Any) -> list[NDArray[np.float64]]:
     """Return the quantiles of each fold's distances; ValueError if the value cannot be quantiles."""
     if not isinstance(value, list) or not all(isinstance(v, list) and 2 <= len(v) <= 10_000 for v in value):
-        raise ValueError("its quantiles have an unexpected form")
+        raise ValueError("the quantiles of the distances have an unexpected form")
     found = [np.array(v, np.float64) for v in value]
     if not all(v.ndim == 1 and np.isfinite(v).all() and (np.diff(v) >= 0).all() for v in found):
-        raise ValueError("its quantiles are not in ascending order, or not finite")
+        raise ValueError("the quantiles of the distances are not in ascending order, or not finite")
     return found
 
 

@@ -135,7 +135,7 @@ def class_agreement(labels: Sequence[str], p: np.ndarray, q: np.ndarray, classes
 
     Returns:
         ``top_class``, the share of the images that keep their most probable class; ``accuracy_before`` and
-        ``accuracy_after``, None if the images have no labels.
+        ``accuracy_after``, None if any image has no label.
     """
     truth = np.array([classes.index(label) for label in labels]) if all(labels) else None
     return {

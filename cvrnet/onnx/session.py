@@ -71,7 +71,7 @@ class OnnxEngine:
         heads = logits.transpose(1, 0, 2) if self.averages_probabilities else logits[None]
         return heads[None], others[0] if others else np.zeros((len(pixels), 0))
 
-    ahead = 0  #: number of batches to start before waiting for the result of the first
+    ahead = 0  #: number of further batches to start before waiting for a batch's result
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
         """Predict images immediately; return a function that returns the result of `__call__`."""
@@ -83,7 +83,7 @@ class OnnxEngine:
             return self._session(np.ascontiguousarray(pixels), outputs)
         except Exception as error:  # the engines' exceptions have no common base class
             raise UserError(
-                f"{self.name} cannot compute images of size {tuple(pixels.shape[1:])}: {_reason(error)}"
+                f"{self.name} cannot predict images of size {tuple(pixels.shape[1:])}: {_reason(error)}"
             ) from error
 
 
@@ -94,11 +94,11 @@ def load_onnx(
 
     Args:
         path: The file.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, ``fp32``, or ``bf16`` (only with OpenVINO, on processors with bfloat16).
-        engine: One of ``ENGINES``; ``auto`` takes OpenVINO if it is installed, the device is a CPU, and there are at
-            least `OPENVINO_PAYS` images; otherwise ONNX Runtime. Fewer images use OpenVINO for ``bf16``, or if ONNX
-            Runtime is not installed.
+        engine: One of ``ENGINES``. ``auto`` takes ONNX Runtime, except in one case: OpenVINO is installed, the device
+            is a CPU, and there are at least `OPENVINO_PAYS` images (or fewer, if the dtype is ``bf16`` or ONNX Runtime
+            is not installed). In this case ``auto`` takes OpenVINO.
         images: Number of images that will be predicted; None for many.
 
     Raises:
@@ -113,7 +113,7 @@ def _open(path: Path, device: str, dtype: str, engine: str, images: float | None
         raise UserError(f"unknown engine {engine!r}; expected {', '.join(ENGINES)}")
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device {device!r} cannot run an ONNX file; expected auto, cpu or cuda")
+        raise UserError(f"device {device!r} cannot run an ONNX file; expected auto, cpu, cuda or cuda:N")
     use_cuda = kind != "cpu" and engine != "openvino" and _onnxruntime_has_cuda()
     dtype = named_precision(dtype)
     if engine == "auto":

@@ -59,7 +59,10 @@ def _probable_rows(results: Results) -> list[Row]:
 def show_maps(
     folder: Path, run: Mapping[str, Any], chosen: Mapping[str, Sequence[Row]], predictor: Predictor | None
 ) -> Section:
-    """Make the section for some images: heading -> rows with path, fold, label, prediction, probability and source."""
+    """Make the section that shows the images in ``chosen`` with their maps.
+
+    ``chosen`` maps each heading to its images: rows with path, fold, label, prediction, probability and source.
+    """
     rows = [row for part in chosen.values() for row in part]
     problem, panels = "", {}
     if any(image_path(run, row["path"]).is_file() for row in rows):

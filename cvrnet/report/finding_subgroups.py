@@ -60,7 +60,7 @@ def _cells(values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Row:
 
 
 def finding_group_tables(rows: Sequence[Row]) -> dict[str, Table]:
-    """Return a table of AUCs for each column and set: a row for each finding, a column for each group."""
+    """Return AUC tables, one for each manifest column and set of images: rows are findings, columns are groups."""
     tables: dict[str, Table] = {}
     for column, on in dict.fromkeys((row["column"], row["on"]) for row in rows):
         mine = [row for row in rows if (row["column"], row["on"]) == (column, on)]

@@ -1,4 +1,4 @@
-"""Make the report's section of operating points: what thresholds chosen on validation images achieve on other sets."""
+"""Make the report's section of operating points: rates on other sets at thresholds chosen on validation images."""
 
 from __future__ import annotations
 

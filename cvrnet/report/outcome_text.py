@@ -14,7 +14,7 @@ ENOUGH = 100  #: least number of patients with the event, and also of patients w
 
 
 def outcome_sentences(outcome: Mapping[str, Any]) -> list[str]:
-    """Return sentences on what was kept, and why the rest was dropped, from the value of ``outcome`` in run.json."""
+    """Return sentences: how many radiographs were read, dropped (and why) and kept, from ``outcome`` in run.json."""
     o, event = outcome, outcome["column"]
     origin = "the admission (day 0)" if o["until"] == "admission" else "the radiograph"
     origin = "the last radiograph kept" if o["until"] == "first" and o["unit"] != "image" else origin

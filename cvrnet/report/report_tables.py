@@ -128,7 +128,7 @@ def _paper_table(results: Results) -> ReportTable:
 
 
 def paper_scores(scores: Mapping[str, Any]) -> Row:
-    """Select the scores of the papers' table from the scores of a set, or from means and stds over the folds."""
+    """Select the scores of the papers' table (v1 Table 3) from a set's scores, or from means and stds over folds."""
     weighted, macro = scores["weighted"], scores["macro"]
     return {
         **{f"{key}_weighted": weighted[key] for key in AVERAGES},
@@ -139,9 +139,9 @@ def paper_scores(scores: Mapping[str, Any]) -> Row:
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores of one set minus the scores of another; None if one of the two scores is undefined.
+    """Return the scores of one set minus the scores of another; a score that either set lacks gives None.
 
-    For findings, the difference is the mean over the findings that have scores in both sets.
+    For findings, this is done for each finding that has an AUC in both sets, and the differences are averaged.
     """
 
     def less(a: Any, b: Any) -> Any:

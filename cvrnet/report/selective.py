@@ -1,4 +1,4 @@
-"""Make the report's section of prediction sets and abstention: do limits set on validation images hold elsewhere?"""
+"""Make the report's section of prediction sets and abstention: do limits from validation images hold elsewhere?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write report.html: the results of a run in one file that needs no network, prints well and fits a phone."""
+"""Write report.html: a run's results in one file that needs no network connection, prints well and fits a phone."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ class Baselines:
     def of_bags(cls, bags: Sequence[Study], answer: Answer) -> Baselines:
         """Calculate the scores of bags; ``answer`` returns the model's probability of the event for bags of one film.
 
-        Without days, the first and the last film are not known; ``view_ap`` is then 1 if any film is AP.
+        If any film has no day, the first and the last film are not known. ``view_ap`` is then the highest value among
+        the bag's films: 1 if any film is AP.
         """
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
         scores[COUNT] = [float(len(bag.pictures)) for bag in bags]
@@ -50,7 +51,8 @@ class Baselines:
     def of_films(cls, films: Sequence[Record], probabilities: Mapping[str, float]) -> Baselines:
         """Calculate the scores of single films, from the model's probability of the event for each readable film.
 
-        ``last_film`` is None: on its day, each film is the patient's last film, so this score would equal the model's.
+        ``last_film`` is None: on the day of a film, no later film exists. So the film itself would be the patient's
+        last film, and the score would equal the model's.
         """
         films = [film for film in films if film.name in probabilities]
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)

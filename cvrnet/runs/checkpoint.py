@@ -40,8 +40,8 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
     dictionary from a class's number to its name.
 
     Raises:
-        ValueError: The number of names is not the number of classes.
-        UserError: `Predictor.from_pretrained` has changed the model, or weights, mean or std are not finite.
+        ValueError: The number of names is not the number of classes, or `check_names` refuses the names.
+        UserError: The batch norm is folded (see `fuse_batch_norm`), or weights, mean or std are not finite.
     """
     if len(classes) != model.num_classes:
         raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
@@ -136,14 +136,14 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
     ``class_0`` and so on.
 
     Raises:
-        UserError: The model has no classifier of two or more classes.
+        UserError: The model has fewer than two classes or, for findings, no class.
     """
     cfg: Any = model.pretrained_cfg
     # A network from outside timm may not state its number of classes. Then its cfg does; predictions check the number.
     count: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
     least = 1 if checkpoint_task(model) == "multilabel" else 2
     if count < least:
-        raise UserError(f"{cfg.get('architecture')} has {count} classes; expected a classifier of {least} or more")
+        raise UserError(f"{cfg.get('architecture')} has {count} classes; expected at least {least} (a classifier)")
     return label_names(cfg.get("label_names"), count)
 
 

@@ -22,10 +22,12 @@ def save_decisions(folder: Path, decisions: Decisions) -> None:
 
 
 def load_decisions(folders: Sequence[Path]) -> Decisions:
-    """Return the decisions of a model, or the averaged decisions of an ensemble; empty if a model has no decisions.
+    """Return the decisions of a model, or the averaged decisions of an ensemble.
+
+    Decisions that the model, or any model of the ensemble, lacks are left out.
 
     Raises:
-        UserError: The decisions in a config.json are not valid.
+        UserError: The decisions in a config.json are not valid, or the models were calibrated separately.
     """
     members = []
     for folder in folders:

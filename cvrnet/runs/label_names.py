@@ -15,14 +15,16 @@ def check_names(names: Any, count: int | None) -> None:
     """
     if not names:
         return
-    texts = [*_by_number(names).values()]
+    numbered = _by_number(names)
+    texts = [*numbered.values()]
     if unsafe := [text for text in texts if printable(text) != text]:
         raise ValueError(f"has a class name with a control or invalid character: {unsafe[0]!r:.80}")
     if len(set(texts)) < len(texts):
         raise ValueError("gives one name to several classes")
-    fits = max(_by_number(names)) < (count or 0) if isinstance(names, dict) else len(texts) == count
+    fits = max(numbered) < (count or 0) if isinstance(names, dict) else len(texts) == count
     if count is not None and not fits:
-        raise ValueError(f"names other classes than the model has: {len(texts)} names, {count} classes")
+        given = f"{len(texts)} names, the highest class number (from 0) is {max(numbered)}"
+        raise ValueError(f"names other classes than the model has: {given}; the model has {count} classes")
 
 
 def label_names(names: Any, count: int) -> list[str]:

@@ -68,5 +68,7 @@ def read_folds(folder: Path, run: Mapping[str, Any]) -> list[Path]:
     """
     folds = run.get("folds")
     if type(folds) is not int or not 1 <= folds <= MAX_FOLDS:
-        raise UserError(f"{folder / RUN} has {str(folds)[:40]!r} folds; expected a number up to {MAX_FOLDS:,}")
+        raise UserError(
+            f"{folder / RUN} has {str(folds)[:40]!r} folds; expected a whole number from 1 to {MAX_FOLDS:,}"
+        )
     return [folder / fold_name(fold) for fold in range(1, folds + 1)]

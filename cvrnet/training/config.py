@@ -177,7 +177,10 @@ class TrainConfig:
         if self.unit != "image" and self.findings:
             raise UserError(f"findings need unit='image'; unit={self.unit!r} expects one label per bag")
         if self.outcome and self.findings:
-            raise UserError(f"outcome={self.outcome!r} gives each image one label; expected no findings")
+            raise UserError(
+                f"outcome={self.outcome!r} gives each image one label, findings give it several; "
+                "expected only one of the two settings"
+            )
         if self.segmenter and not self.lungs:
             raise UserError(f"segmenter={self.segmenter!r} needs lungs='mask' or lungs='crop'")
         if self.lungs and self.unit != "image":

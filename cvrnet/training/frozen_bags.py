@@ -37,8 +37,9 @@ def join_items(items: Sequence[Item]) -> tuple[Bags, Tensor]:
 class BagVectors(Dataset[Item]):
     """The vectors and days of the pictures of training bags, with the bags' labels.
 
-    Each epoch uses one view of each picture. The key of an item is (epoch, index); only the key and the seed determine
-    the views. Only the bags of a batch are in memory, because the vectors are in a memory-mapped file.
+    Each epoch uses one view of each picture: the picture itself or an augmented copy. The key of an item is (epoch,
+    index); only the key and the seed determine the views. Only the bags of a batch are in memory, because the vectors
+    are in a memory-mapped file.
     """
 
     vectors: Vectors  #: pooled maps, (all pictures, views, number of features)
@@ -79,9 +80,10 @@ class StandardizedBags(StandardizedHead):
         return head
 
     def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield mean and standard deviation of each block's input; with ``time``, also of the changes over time.
+        """Yield the means and the standard deviations of the input features of each of the head's blocks.
 
-        The changes over time get mean 0 and the standard deviation of the features themselves.
+        With ``time`` (see `cvrnet.heads.pooling.BagPool`), the input also has the changes over time. Their mean is
+        taken as 0, and their standard deviation as that of the features themselves.
         """
         head: Any = self.head
         for mean, std in super().input_statistics():

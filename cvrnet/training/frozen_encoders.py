@@ -29,7 +29,8 @@ CHUNK = 4096  # images whose vectors are in memory at once
 class ViewVectors(Dataset[tuple[Tensor, Any]]):
     """The vectors of training images with their labels; each epoch uses one view of each image.
 
-    The key of an item is (epoch, index). Only the key and the seed determine the view.
+    A view is the image itself or an augmented copy. The key of an item is (epoch, index). Only the key and the seed
+    determine the view.
     """
 
     vectors: Vectors  #: pooled maps, (all images, views, number of features)
@@ -98,7 +99,7 @@ class FrozenEncoders:
     """
 
     save_seconds = 5.0  #: the least time between two saved states, in seconds
-    smallest_part = 1  #: the least number of images in a training step: heads have no batch norm
+    smallest_part = 1  #: the least number of images in a part of a batch: heads have no batch norm
 
     def __init__(
         self,

@@ -64,9 +64,9 @@ def fit(
     training that reached its number of epochs continues if the config has more epochs. On a CPU, a continued training
     gives the same weights as an uninterrupted one.
 
-    With several processes (``accelerate launch``), each process takes its part of every batch, and the gradients are
-    added to the gradient of the whole batch. Batch norm normalises each part with the statistics of this part; the
-    running statistics of process 0 are saved.
+    With several processes (``accelerate launch``), each process computes the gradients of its part of every batch;
+    their sum over the processes is the gradient of the whole batch. Batch norm normalises each part with the
+    statistics of this part; the running statistics of process 0 are saved.
 
     Args:
         config: The settings.

@@ -118,7 +118,10 @@ def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
             if asked:
                 raise UserError(f"{what} a CVR-Net, but {config.model} is not one; expected one of `cvrnet models`")
     if config.unit != "image" and is_trained(config.model):
-        raise UserError(f"unit={config.unit!r} trains a new head; expected the name of a model, not {config.model}")
+        raise UserError(
+            f"unit={config.unit!r} trains a new head and cannot start from a trained model; "
+            f"expected one of `cvrnet models`, not {config.model}"
+        )
     bag = {"unit": config.unit, "pooling": config.pooling, "time": config.time}
     return {
         **config.model_kwargs,
@@ -238,14 +241,14 @@ def _check_patches(model: nn.Module, img_size: int) -> None:
 
 
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
-    """Return the least number of images in a training step: 1, or 2 if batch norm needs a second image.
+    """Return the least number of images in a part of a batch: 1, or 2 if batch norm needs a second image.
 
     In training, a batch norm cannot normalise a single value per channel. How many values per channel one image gives
     depends on the network and the image size. To find out, one image of zeros is run through the model, in evaluation
     mode.
 
     Raises:
-        UserError: The model cannot take images of this size.
+        UserError: The model cannot take images of the config's size.
     """
     single: list[bool] = []
 

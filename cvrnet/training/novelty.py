@@ -17,7 +17,7 @@ LARGEST_SHARE = 0.05  # largest size of the novelty head, as a share of the size
 LEAST_SPREAD = 1e-4  # if the ranges of all features are smaller, they are rounding errors, and nothing is fitted
 # The part of FALSE_ALARMS that the detection of mirrored images may cause; chosen by measurement from 0.01 to 0.045.
 SIDE_ALARMS = 0.015
-# If at most this share of the validation images is recognised as not mirrored, mirrored images are not detected.
+# If at most this share of the validation images get a value below 0 (not mirrored), mirrored images are not detected.
 LEAST_TOLD = 0.9
 
 
@@ -60,14 +60,17 @@ def fit_sides(
 ) -> NoveltyHead:
     """Add the detection of mirrored images to a novelty head: a ridge regression on the maps' left-right differences.
 
-    The regression is shifted so that the median of its values for the validation images is 0. Let d be the distance
-    that the share ``FALSE_ALARMS - SIDE_ALARMS`` of the validation images exceeds. The regression is scaled so that its
-    value exceeds d for the share `SIDE_ALARMS` of the validation images. The head stays unchanged if the regression
-    recognises at most the share `LEAST_TOLD` of the validation images as not mirrored, as with symmetrical objects.
+    The regression learns the value 1 for mirrored images, and -1 for images as they are. If at most the share
+    `LEAST_TOLD` of the validation images get a negative value, as with symmetrical objects, the head stays unchanged.
+
+    Otherwise, the regression is shifted so that the median of its values for the validation images is 0. Let d be the
+    distance that the share ``FALSE_ALARMS - SIDE_ALARMS`` of the validation images exceeds. The regression is scaled so
+    that its value exceeds d for the share `SIDE_ALARMS` of the validation images.
 
     Args:
         head: the result of `fit_novelty`.
-        train: left-right differences of training images, (N, 2 D), from `cvrnet.heads.novelty.join_sides`.
+        train: left-right differences of N training images, from `cvrnet.heads.novelty.join_sides`: (N, 2 D), where D
+            is the number of channels of all heads' maps.
         mirrored: left-right differences of some training images after mirroring.
         validation: left-right differences of validation images.
         inputs: the heads' inputs for these validation images.

@@ -11,7 +11,7 @@ The jobs share these arguments:
   ``independent``. Without a test source, this set has the images whose ``split`` is ``test`` (see
   `cvrnet.data.splits`).
 - ``split_from``: A split.csv whose folds are used instead of new ones.
-- ``audit``: Audit the data set first (extra ``audit``), and show the findings in the report.
+- ``audit``: Audit the data set first (extra ``audit``), and show the audit's results in the report.
 - ``maps``: Show Grad-CAM maps of some images in the report.
 - ``resume``: Continue the job in the folder. Data, settings and split must be the same, but more epochs are accepted.
 - ``overwrite``: When the new job is complete, replace the earlier job of the same kind in the folder. Until then, the

@@ -76,7 +76,10 @@ def fit_quantiles(distances: Table) -> list[Table]:
 
 
 def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
-    """Return new decisions for the calibrated probabilities, with the targets of the earlier decisions ``source``."""
+    """Return new decisions for the calibrated probabilities.
+
+    Their thresholds aim at the same sensitivities and specificities as the earlier decisions, ``source``.
+    """
     targets: dict[str, dict[str, float]] = {"sensitivity": {}, "specificity": {}}
     for point in source.operating_points:
         if point.target is not None:

@@ -121,7 +121,7 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
         if sorted(predictor.classes) != sorted(first.classes):
             raise UserError(
                 f"{model} has the classes {', '.join(sorted(predictor.classes))}, "
-                f"{models[0]} has {', '.join(sorted(first.classes))}; expected the same classes"
+                f"but {models[0]} has {', '.join(sorted(first.classes))}; expected the same classes"
             )
     return first
 

@@ -59,10 +59,10 @@ def find_lungs(
 ) -> dict[str, Any]:
     """Find the lungs in all images of a data set; write the masks, a manifest that names them, and their quality.
 
-    Without ``segmenter``, a segmenter is trained on the images that have a lung mask. It is cross-validated: a network
-    that was not trained on an image's patient segments the image. With ``segmenter`` (an output folder of this
-    function, or its file lungs.safetensors), nothing is trained, and the segmenter is compared with the given masks. A
-    message names each mask that cannot be used, and the job continues.
+    Without ``segmenter``, a segmenter is trained on the images that have a lung mask. It is cross-validated: each of
+    these images is segmented by a network that was not trained on images of the same patient. With ``segmenter`` (an
+    output folder of this function, or its file lungs.safetensors), nothing is trained, and the segmenter is compared
+    with the given masks. A message names each mask that cannot be used, and the job continues.
 
     The folder gets lungs.safetensors (the segmenter), masks/, masks.csv (all masks: origin, area, parts, and whether
     they are implausible), quality.csv, lungs.png (a contact sheet), manifest.csv and, last, summary.json.

@@ -23,7 +23,7 @@ def with_findings(
     """Return the images with their findings as labels, and the config with the names of the findings.
 
     Raises:
-        DataError: A cell of a finding has an unknown value.
+        DataError: A cell of a finding is not 1, 0, -1 or empty, or a label contradicts itself (see `finding_truth`).
         UserError: The data set lacks a finding that the config names; or, for one of the findings, no image is known to
             have it, or no image is known to lack it.
     """

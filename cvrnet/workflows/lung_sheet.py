@@ -1,4 +1,8 @@
-"""A contact sheet of lung masks: those that differ most from given masks, implausible masks, some of each source."""
+"""Draw a contact sheet of lung masks that a segmenter found.
+
+The sheet shows the masks that differ most from given masks, some implausible masks and, for each source of images, some
+of the other masks.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,11 @@ class LungSheet:
         self._add("given (blue) and found (orange): lowest Dice", dice, f"Dice {dice:.3f}", draw_outline(drawn, found))
 
     def show(self, record: Record, picture: NDArray[np.uint8], mask: Mask, problem: str) -> None:
-        """Add a picture with only the segmenter's mask; the sheet shows a random choice of these pictures."""
+        """Add a picture with only the segmenter's mask.
+
+        ``problem`` says why the mask is implausible; it is empty for a plausible mask. The sheet shows a random choice
+        of the implausible masks, and of the plausible masks of each source.
+        """
         drawn = draw_outline(as_colour(picture), mask)
         row = "implausible: used whole" if problem else f"found: {record.source or 'no source'}"
         self._add(row, float(self._rng.random()), problem or Path(record.name).stem, drawn)

@@ -99,9 +99,10 @@ def refuse_outcome(model: Any, what: str) -> None:
 def add_baselines(
     folder: Path, sets: Mapping[str, Sequence[Any]], tables: Mapping[str, AnyTable], answer: Answer | None
 ) -> None:
-    """Write baselines.csv for all sets that have a table of predictions.
+    """Write baselines.csv (see `cvrnet.runs.baselines`) for all sets that have a table of predictions.
 
-    ``answer`` returns the probability of the event for bags; None for a model of single images.
+    For a model of bags, ``answer`` returns the probability of the event for bags that contain only one film; for a
+    model of single images, it is None.
     """
     found = {}
     for part, table in tables.items():

@@ -2,7 +2,8 @@
 
 This is the uniform soup of Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves
 accuracy without increasing inference time" (ICML 2022). It works if all models were fine-tuned from the same weights,
-such as v1's folds from ImageNet weights. Models that were trained from random weights usually cannot be averaged.
+such as the folds of the paper v1 (arXiv 2007.11993), which start from ImageNet weights. Models that were trained from
+random weights usually cannot be averaged.
 """
 
 from __future__ import annotations

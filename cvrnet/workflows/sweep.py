@@ -66,7 +66,7 @@ def benchmark(
         The content of benchmark.json.
 
     Raises:
-        UserError: A model is unknown, or cannot take images of this size.
+        UserError: A model is unknown, or cannot take images of the size ``config.img_size``.
     """
     output = Path(output)
     check_folds(n_folds)
@@ -207,7 +207,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
         network = timm.create_model(base, device="meta") if timm.is_model(base) else None
     encoders: list[str] = getattr(network, "encoder_names", [])
     if len(encoders) < 2:
-        raise UserError(f"{base!r} is not a CVR-Net of two encoders; expected a name of `cvrnet models` before :{part}")
+        raise UserError(f"{base!r} is not a CVR-Net of two encoders; before :{part}, use a name from `cvrnet models`")
     if part in ("encoder1", "encoder2"):
         return replace(config, model=base, encoders=(encoders[int(part[-1]) - 1],))
     option = {"scales": "deepest"} if part == "p3" else {"average": "logits"}

@@ -33,14 +33,15 @@ def tune(
     any_body_part: bool = False,
     callbacks: Callbacks | None = None,
 ) -> list[dict[str, Any]]:
-    """Find the float32 parts of each fold of a run with `tune_float32`, and store them in the fold's config.json.
+    """Use `tune_float32` to find the float32 parts of each fold of a run; store them in the fold's config.json.
 
     Nothing else in the run changes. ``images`` are files, folders or manifests, preferably without training images; at
     most 64 evenly spaced images are used. Other arguments: see `cvrnet.workflows`.
 
     Returns:
-        For each fold: its name, the number of float32 parts, and the largest change of a probability by bfloat16,
-        before (with the encoders' own lists of float32 parts) and after (with the parts that were found).
+        For each fold: its name, the number of float32 parts, and two values of the largest change that bfloat16 causes
+        in a probability: before the search (with the parts in the encoders' attributes ``float32_parts``), and after
+        it (with the parts that it found).
 
     Raises:
         UserError: The model is not a local CVR-Net for single images, or no image can be read.

@@ -154,7 +154,7 @@ class Harmful:
         ({"architecture": None}, "does not describe a timm model"),
         ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "'checkpoint_path' among the model's arguments"),
         ({"model_args": {"pretrained_cfg": {"file": "x"}}}, "'pretrained_cfg' among the model's arguments"),
-        ({"model_args": {"width": 10**9}}, "asks for a size of 1e"),
+        ({"model_args": {"width": 10**9}}, "has the number 1e"),
         ({"model_args": {"block": "os.system"}}, "cannot serve as an encoder"),
         ({"model_args": {"img_size": [1, 2, 3]}}, "input size"),
         ({"pretrained_cfg": {"mean": "text"}}, "has mean='text'"),

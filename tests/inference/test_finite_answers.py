@@ -181,7 +181,7 @@ def test_names_only_where_their_number_fits(folder, images):
     ]
     assert Predictor([load_checkpoint(folder)], "cpu").classes == CLASSES
     for classes in (0, 1):
-        with pytest.raises(UserError, match=f"test_resnet has {classes} classes; expected a classifier of 2 or more"):
+        with pytest.raises(UserError, match=f"test_resnet has {classes} classes; expected at least 2"):
             Predictor([timm.create_model("test_resnet", num_classes=classes)], "cpu")
 
 
@@ -221,5 +221,5 @@ def test_a_model_that_answers_other_numbers_than_it_names_is_refused(images):
 
 def test_a_model_that_cannot_take_its_images_is_named(images):
     model = timm.create_model("test_resnet", num_classes=2, in_chans=1)  # its cfg states three channels
-    with pytest.raises(UserError, match=r"^test_resnet cannot compute images of size \(3, 160, 160\): [^\n]+$"):
+    with pytest.raises(UserError, match=r"^test_resnet cannot predict images of size \(3, 160, 160\): [^\n]+$"):
         Predictor([model], "cpu", "fp32")(images)

@@ -53,7 +53,7 @@ def test_folds_without_variance():
     assert (same["p"], same["low"], same["high"]) == (0, 0.25, 0.25)
     with pytest.raises(UserError, match="at least 2 folds"):
         corrected_resampled_t_test([0.1], 3, 1)
-    with pytest.raises(UserError, match="at least 1 training"):
+    with pytest.raises(UserError, match="n_train at least 1"):
         corrected_resampled_t_test([0.1, 0.2], 0, 1)
 
 

@@ -128,7 +128,7 @@ def test_forward_intermediates() -> None:
         taken = model.forward_intermediates(x, indices=indices, intermediates_only=True, stop_early=True)  # type: ignore[arg-type]
         assert all(torch.equal(a, maps[i]) for a, i in zip(taken, chosen, strict=True))
     for wrong in (0, 6, -1, [5], [-6], []):
-        with pytest.raises(ValueError, match="expected some of the 5 feature maps"):
+        with pytest.raises(ValueError, match="1 to 5, or a list of indices from -5 to 4"):
             model.forward_intermediates(x, indices=wrong)
     with pytest.raises(ValueError, match="output_fmt='NLC'"):
         model.forward_intermediates(x, output_fmt="NLC")

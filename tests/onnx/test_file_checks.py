@@ -210,7 +210,7 @@ def test_what_export_does_not_write_is_refused(predict, name):
     ("cfg", "told"),
     [
         ("[" * 100_000, "nested too deeply"),
-        ("[]", "does not state its classes"),
+        ("[]", "its metadata are missing or wrong"),
         (json.dumps(CFG).replace("8, 8]", "8, Infinity]"), "holds Infinity"),
         (json.dumps(CFG)[:-1] + ', "mean": [1, 1, 1]}', "gives 'mean' twice"),
         ({**CFG, "interpolation": ["a"]}, "interpolation ['a'] is not known"),

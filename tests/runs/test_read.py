@@ -8,7 +8,7 @@ from cvrnet.runs.read import read_folds
 
 @pytest.mark.parametrize("folds", [10**9, 0, -1, True, "3", 2.5, None, [1]])
 def test_a_strangers_number_of_folds_is_checked(tmp_path, folds):
-    with pytest.raises(UserError, match="folds; expected a number up to 10,000"):
+    with pytest.raises(UserError, match="folds; expected a whole number from 1 to 10,000"):
         read_folds(tmp_path, {"folds": folds})
 
 

@@ -290,4 +290,4 @@ def test_phantoms_by_command(tmp_path: Path, cli: Any) -> None:
     assert "--unit study" in err
     assert Image.open(tmp_path / "f" / rows(tmp_path / "f" / "manifest.csv")[0]["path"]).height == 64
     assert "--volumes cannot be used with" in cli("phantoms", "-o", tmp_path / "g", "--follow-up", "--volumes")[2]
-    assert "single radiographs" in cli("phantoms", "-o", tmp_path / "g", "--volumes", "--shortcut")[2]
+    assert "--sources cannot be used with" in cli("phantoms", "-o", tmp_path / "g", "--volumes", "--shortcut")[2]
