@@ -1,4 +1,4 @@
-"""Limit the size of a network that a config.json describes, while the network is being made."""
+"""Limit the size of a network that a config.json describes, and skip its initial values, while it is being made."""
 
 from __future__ import annotations
 
@@ -28,13 +28,8 @@ class TooLarge(ValueError):  # noqa: N818
     """The network that is being made has more parameters or parts, or takes more calls, than allowed."""
 
 
-class _LimitedCalls(TorchFunctionMode):
-    """Counts the calls of PyTorch's functions, because some networks fill tables of positions value by value.
-
-    It skips the calls that fill tensors on the meta device: such tensors hold no values, but the calls take long.
-    """
-
-    _left = _CALLS
+class SkipInitialValues(TorchFunctionMode):
+    """Skips the calls that fill tensors on the meta device: such tensors hold no values, but the calls take long."""
 
     def __torch_function__(
         self,
@@ -43,15 +38,24 @@ class _LimitedCalls(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise TooLarge(f"making the network takes more than {_CALLS:,} calls of PyTorch's functions")
         kwargs = kwargs or {}
         if func in _INITIAL_VALUES:
             tensor: Any = args[0] if args else kwargs["tensor"]
             if tensor.is_meta:
                 return tensor
         return func(*args, **kwargs)
+
+
+class _LimitedCalls(SkipInitialValues):
+    """Also counts the calls of PyTorch's functions, because some networks fill tables of positions value by value."""
+
+    _left = _CALLS
+
+    def __torch_function__(self, *call: Any, **options: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise TooLarge(f"making the network takes more than {_CALLS:,} calls of PyTorch's functions")
+        return super().__torch_function__(*call, **options)
 
 
 @contextmanager
