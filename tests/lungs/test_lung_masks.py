@@ -64,7 +64,7 @@ def test_a_mask_of_everything_changes_nothing_and_settings_are_read_back(mode, m
 
 @pytest.mark.parametrize("text", ["box 0.1", "mask", "mask x", "crop 0.6", "crop nan", "mask -1", "crop 0.1 0.1"])
 def test_settings_from_elsewhere(text):
-    with pytest.raises(UserError, match="lungs"):
+    with pytest.raises(UserError, match="lung settings"):
         LungSettings.parse(text)
 
 

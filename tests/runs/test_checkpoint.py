@@ -116,7 +116,7 @@ def spoil(folder, change):
             r"head.blocks.1.classifier.bias has the shape \(7,\) in model.safetensors; cvrnet_tiny expects \(3,\)",
         ),
         (lambda w, c: c["model_args"].update(num_classes=4), r"has the shape .*; cvrnet_tiny expects \(4, 64\)"),
-        (lambda w, c: c["model_args"].update(num_classes=10**12), "expected at most 65,536"),
+        (lambda w, c: c["model_args"].update(num_classes=10**12), "expected -65,536 to 65,536"),
         (lambda w, c: c.update(architecture="resnot"), r"Unknown model \(resnot\)"),
         (lambda w, c: c["model_args"].update(encoders=["resnot"]), "unknown encoder 'resnot'"),
         (lambda w, c: c["model_args"].update(colour="red"), "colour"),
