@@ -51,7 +51,7 @@ os.environ |= {
 }
 
 # Enough to find a fault in a few runs; --hypothesis-profile=default draws more examples.
-settings.register_profile("quick", max_examples=40)
+settings.register_profile("quick", max_examples=25)
 settings.load_profile("quick")
 
 LONGEST = [
