@@ -45,7 +45,7 @@ docs: setup  ## The documentation as a site, strictly: docs/_build/html/index.ht
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -E -W --keep-going -b html docs docs/_build/html
 
 tests: setup  ## Our tests
-	$(PYTEST)
+	base=$$(mktemp -d) && $(PYTEST) --basetemp="$$base/tests" && rm -rf "$$base"  # rm is faster than pytest's own clearing
 
 bytecode: setup  # otherwise, every worker compiles all modules that the tests import
 	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected || { cat .venv/collected; exit 1; }
