@@ -1,7 +1,8 @@
 """Draw a schematic chest CT slice by slice, with exact masks of lungs and lesion, for `cvrnet.data.phantom_studies`.
 
-Lengths are in heights of a slice; `z` goes from the apices of the lungs (0) to the diaphragm (1). Grey levels are those
-of a lung window: air black, lung dark, soft tissue white.
+Within a slice, the unit of length is the height of the slice's picture. The position `z` of a slice goes from the
+apices of the lungs (0) to the diaphragm (1). Grey levels are those of a lung window: air black, lung dark, soft tissue
+white.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-SLICES = (20, 60)  #: the least and the most slices of a volume
-LESION_SLICES = (3, 6)  #: the least and the most slices with a lesion
+SLICES = (20, 60)  #: the lowest and the highest number of slices of a volume
+LESION_SLICES = (3, 6)  #: the lowest and the highest number of slices with a lesion
 
 
 class DrawnSlice(NamedTuple):
