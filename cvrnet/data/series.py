@@ -17,7 +17,7 @@ from cvrnet.data.limits import Refused
 
 
 class Slice(NamedTuple):
-    """One image to predict."""
+    """One image that a model will classify: a slice of a volume, or another image."""
 
     path: Path  #: the image file; frame 12 of a multi-frame file is ``ct.dcm#12``
     volume: Path | None = None  #: a slice's multi-frame file, or the folder of its series; None for other images
