@@ -28,8 +28,8 @@ class Slice(NamedTuple):
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
     """Yield the images in files, in the order of the files; only DICOM slices are sorted.
 
-    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). Among
-    consecutive DICOM files, the slices of a patient come together, and so do the slices of a series. The slices of a
+    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). In each run of
+    DICOM files that follow one another in ``paths``, the slices are grouped by patient, then by series. The slices of a
     series are sorted by their position along the axis perpendicular to them (ImagePositionPatient) or, without it, by
     InstanceNumber or the file's name. Frames keep the file's order. Files that cannot be read are also yielded;
     `read_image` later reports why.
