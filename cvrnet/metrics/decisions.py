@@ -54,7 +54,7 @@ class Decisions:
         keys = {(point.class_name, point.rule) for point in points}
         if len(keys) < len(points) or not keys <= {(name, rule) for name in classes for rule in RULES}:
             raise ValueError(
-                "its operating points name a class that the model does not have, or the same rule of a class twice"
+                "an operating point has a class that the model lacks, or two points have the same class and rule"
             )
         return cls(
             points,

@@ -245,7 +245,7 @@ def test_metadata_of_another_kind_are_refused(predict, cfg, told):
             lambda: model([*MEANS, helper.make_node("MatMul", ["means", "weights"], ["l"]),
                            helper.make_node("Neg", ["l"], ["n"]), helper.make_node("Sqrt", ["n"], ["logits"])],
                           np.ones((3, 2), np.float32)),
-            "predicts NaN for every image, even for a grey image",
+            "predicts NaN for every image, even for a uniformly grey image",
         ),
     ],
     ids=["unknown operator", "sizes", "classes", "scalar", "NaN in the answer"],
