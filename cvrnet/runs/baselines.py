@@ -35,8 +35,9 @@ class Baselines:
     def of_bags(cls, bags: Sequence[Study], answer: Answer) -> Baselines:
         """Calculate the scores of bags; ``answer`` returns the model's probability of the event for bags of one film.
 
-        If any film has no day, the first and the last film are not known. ``view_ap`` is then the highest value among
-        the bag's films: 1 if any film is AP.
+        These bags are made here: each bag is cut down to its first film, and to its last film. If any film has no day,
+        the first and the last film are not known. ``view_ap`` is then the highest value among the bag's films: 1 if any
+        film is AP.
         """
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
         scores[COUNT] = [float(len(bag.pictures)) for bag in bags]
