@@ -116,7 +116,7 @@ def average_decisions(members: Sequence[Decisions]) -> Decisions:
     ensemble as a whole, all members have the same decisions, and these are returned.
 
     Raises:
-        ValueError: The members were calibrated separately.
+        ValueError: ``cvrnet calibrate`` calibrated members one by one, instead of the whole ensemble.
     """
     if any(member.calibration for member in members):
         if any(member != members[0] for member in members):

@@ -219,7 +219,7 @@ def test_what_export_does_not_write_is_refused(predict, name):
         ({**CFG, "num_classes": 3}, "do not fit its graph"),
         ({**CFG, "label_names": ["a", "b", "c"]}, "do not fit its graph"),
         ({**CFG, "label_names": [1, 2]}, "expected a list of texts"),
-        ({**CFG, "label_names": ["a", "a"]}, "one name to several classes"),
+        ({**CFG, "label_names": ["a", "a"]}, "several classes have the same name"),
         ({**CFG, "label_names": {"0": "a", "1": "b"}}, "has a wrong type"),
         ({**CFG, "mean": [0.0]}, "do not fit 3 channels"),
         ({**CFG, "std": [0.0] * 3}, "do not fit 3 channels"),
