@@ -35,12 +35,9 @@ class Baselines:
     def of_bags(cls, bags: Sequence[Study], answer: Answer) -> Baselines:
         """Calculate the scores of bags.
 
-        ``answer`` returns the model's probability of the event for each of some bags. It gets copies of the bags that
-        hold only the first film or only the last film.
-
-        These bags are made here: each bag is cut down to its first film, and to its last film. If any film has no day,
-        the first and the last film are not known. ``view_ap`` is then the highest value among the bag's films: 1 if any
-        film is AP.
+        ``answer`` returns the model's probability of the event for each bag that it gets. It gets the bags cut down to
+        their first film, and cut down to their last film. If any film has no day, the first and the last film are not
+        known. ``view_ap`` is then the highest value among the bag's films: 1 if any film is AP.
         """
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
         scores[COUNT] = [float(len(bag.pictures)) for bag in bags]
