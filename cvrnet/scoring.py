@@ -77,8 +77,9 @@ def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
     """Return the balanced accuracy of each head and of their average, on all images and on the images of each source.
 
     The entry of all images has the source None. Within a source, only classes with at least `MIN_PATIENTS` patients
-    count; a source without such a class has no entry. An entry has ``source``, ``classes``, ``images``, ``patients``
-    and ``scores``. The scores map each head's name (P1 and so on) and ``average`` to a value and its interval.
+    count; a source without such a class has no entry. An entry has ``source``; ``classes``, the names of the classes
+    that count; ``images`` and ``patients``, the numbers of their images and patients; and ``scores``. The scores map
+    each head's name (P1 and so on) and ``average`` to a value and its interval.
     """
     p = predictions
     sources, patients = np.array(p.sources), np.array(p.groups)

@@ -45,7 +45,8 @@ def align(
     """Align the second picture, uint8 (h, w), with the first (H, W); return None if no affine map fits.
 
     ``points`` (n, 2) and ``descriptors``, uint8 (n, 128), are the local features of the first and of the second
-    picture. ``variant`` is the change that is applied to the first picture.
+    picture. ``variant``, a key of `VARIANTS`, names a change. Before the comparison, this function applies the change
+    to the first picture, its points and its descriptors.
     """
     if min(len(p) for p in points) < MIN_MATCHES:
         return None

@@ -234,8 +234,9 @@ def write_audit(
 ) -> None:
     """Write audit.html, findings.csv, one CSV for each table and, last, audit.json.
 
-    The folder is made if missing; the CSVs go to the folder ``tables`` if it is given. ``title`` is the name of the
-    data set, ``names`` are the names of the findings, as for `audit`. The page shows thumbnails of the records.
+    The rows of all probes are in one CSV. The folder is made if missing. If the folder ``tables`` is given, all CSVs go
+    there, findings.csv included. ``title`` is the name of the data set, ``names`` are the names of the findings, as for
+    `audit`. The page shows thumbnails of the records.
     """
     folder = Path(folder)
     tables = Path(tables or folder)

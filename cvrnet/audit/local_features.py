@@ -55,7 +55,7 @@ def neighbours(
 
     The descriptors are uint8 (N, MAX_FEATURES, 128). ``numbers`` (N,) are the numbers of features: of image i, the
     first ``numbers[i]`` descriptors are used. ``images`` (M,) are the indices of the images that are compared, each
-    with all others.
+    with the other M - 1.
     """
     words = _vocabulary(descriptors, numbers, images, seed)
     if words is None:

@@ -33,8 +33,8 @@ _SHARED: dict[str, tuple[Severity, str]] = {
 def cramers_v(table: np.ndarray) -> float:
     """Return Cramér's V of a contingency table, corrected for bias: 0 if independent, 1 if one value fixes the other.
 
-    The correction is Bergsma's (J. Korean Stat. Soc. 42, 2013): without it, few images from many sources look
-    associated. A table with one row or one column gives 0.
+    The correction is Bergsma's (J. Korean Stat. Soc. 42, 2013): without it, V is well above 0 for a data set of few
+    images from many sources, even if label and source are independent. A table with one row or one column gives 0.
 
     >>> cramers_v(np.array([[50, 50], [50, 50]])), round(cramers_v(np.array([[100, 0], [0, 100]])), 2)
     (0.0, 1.0)
@@ -73,7 +73,10 @@ def source_findings(records: Sequence[Record], what: str = "Class") -> list[Find
 def label_table(
     labels: Sequence[str], sources: Sequence[str], patients: Sequence[str]
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Count the images and patients of each label and source: return rows, and an array of images (labels, sources)."""
+    """Count the images and patients of each label and source.
+
+    Return a row for each pair, and the numbers of images as an array (labels, sources).
+    """
     who: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(sorted({*labels}), sorted({*sources}))}
     for label, source, patient in zip(labels, sources, patients, strict=True):
         who[label, source].append(patient)

@@ -15,13 +15,16 @@ WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TUR
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Find the way other than upright that fits each picture best; return its margin over upright, and its index.
+    """Find how each picture is stored, if not upright; return the margin of this way over upright, and its index.
 
     Both arrays are (n,). `WAYS` lists the ways in which a picture can be stored; the index is the way's place there.
+    Each way has a fit, explained below; the margin is the highest fit of a way other than upright, minus upright's fit.
+
     ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Each picture gets eight copies, one changed in each
     way. Ridge regression learns to tell from a copy how it was changed, and then judges the copies of patients that it
     was not trained on. If a picture is stored in way w, its copy changed in way v looks like an upright picture that
-    was changed in way w and then in way v. So the fit of w is the mean of the scores that all eight copies give it.
+    was changed in way w and then in way v. So the fit of w is a mean over the eight copies: for the copy changed in
+    way v, the score of the one way that equals w followed by v.
 
     The margin is about 2 for an inverted film, 1 for a turned film, and -1 for a correct film. It is near 0 if the
     classifier cannot distinguish the copies, for example with few pictures, or with pictures that are not radiographs.

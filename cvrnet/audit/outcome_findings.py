@@ -13,7 +13,10 @@ from cvrnet.metrics.bootstrap import auc_interval
 
 
 def outcome_findings(course: Course, records: Sequence[Record]) -> list[Finding]:
-    """Report films from the event's day or later, doubtful columns, and how well the view predicts the event."""
+    """Report films from the event's day or later, and how well the view predicts the event.
+
+    Also report if the outcome's column has no days, or values that may not be days (`Course.notes`).
+    """
     column = course.outcome.column
     findings = [
         Finding("outcome-column", "warning", f"{note[0].upper()}{note[1:]}.", advice="State the day of the event.")

@@ -57,9 +57,10 @@ def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
 
 
 def finding_probes(measured: Measurements, names: Sequence[str], truth: Truth, seed: int) -> Iterator[Finding]:
-    """Report how well features that should not matter predict the findings that the most patients have.
+    """Report how well features that should not matter predict each of the most frequent findings.
 
-    ``truth`` is the result of `cvrnet.data.findings.finding_truth`, (N, C).
+    These are the `MAX_FINDINGS` findings with the highest numbers of patients. ``truth`` is the result of
+    `cvrnet.data.findings.finding_truth`, (N, C).
     """
     patients = np.array(patient_keys(measured.records))
     number = {name: len({*patients[column == 1]}) for name, column in zip(names, truth.T, strict=True)}

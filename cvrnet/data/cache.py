@@ -26,8 +26,9 @@ class ImageCache:
 
     ``size`` is (height, width) in pixels. ``mode``, ``interpolation``, ``grey_version``, ``any_body_part`` and
     ``ct_window`` are as in `read_image` and `Preprocessing`. The environment variable CVRNET_CACHE names the default
-    ``folder``; without this variable, the default is inside the platform's cache folder. Missing entries are written
-    when they are used. With ``lungs``, images are masked or cropped to the lungs before they are resized.
+    ``folder``; without this variable, the default is inside the platform's cache folder. An image without an entry is
+    decoded when it is requested, and its entry is then written. With ``lungs``, images are masked or cropped to the
+    lungs before they are resized.
 
     Raises:
         UserError: The size is impossible, or the mode or interpolation is unknown.

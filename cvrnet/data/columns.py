@@ -96,7 +96,10 @@ def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str])
 
 
 def meanings(header: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
-    """Return our name -> the header's column that is probably meant, for each of our columns that the header lacks."""
+    """Map each of our columns that the header lacks to the header's column that is probably meant.
+
+    A column for which the header has no likely name is left out.
+    """
     free = [name for name in header if name not in columns]
     meant: dict[str, str] = {}
     for column in (name for name in columns if name not in header):

@@ -73,7 +73,7 @@ def send(pipe: IO[bytes], message: list[Any], content: bytes | memoryview) -> No
 
 
 def memory_in_use() -> int:
-    """Return the bytes of this process's address space; 0 if the system does not report them."""
+    """Return the size of this process's address space in bytes; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,8 +1,9 @@
 """Draw a schematic frontal chest radiograph, with exact masks of lungs and lesions, for `cvrnet.data.phantoms`.
 
-Coordinates are relative to the patient: `u` goes from the midline to image right (the patient's left), `v` down from
-the image's upper border, both in image heights. Densities add up along the ray, and a film curve turns them into grey
-levels. Edges are about one pixel wide in an image of 256 pixels.
+Coordinates are those of the patient before the pose (a small turn, zoom and shift) is applied, in image heights: `u`
+goes from the midline to image right (the patient's left), `v` down. Without a pose, v = 0 is the image's upper border.
+Densities add up along the ray, and a film curve turns them into grey levels. Edges are about one pixel wide in an image
+of 256 pixels.
 """
 
 from __future__ import annotations

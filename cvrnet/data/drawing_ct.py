@@ -1,7 +1,8 @@
 """Draw a schematic chest CT slice by slice, with exact masks of lungs and lesion, for `cvrnet.data.phantom_studies`.
 
-Lengths are in heights of a slice; `z` goes from the apices of the lungs (0) to the diaphragm (1). Grey levels are those
-of a lung window: air black, lung dark, soft tissue white.
+Within a slice, the unit of length is the height of the slice's picture. The position `z` of a slice goes from the
+apices of the lungs (0) to the diaphragm (1). Grey levels are those of a lung window: air black, lung dark, soft tissue
+white.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-SLICES = (20, 60)  #: the least and the most slices of a volume
-LESION_SLICES = (3, 6)  #: the least and the most slices with a lesion
+SLICES = (20, 60)  #: the lowest and the highest number of slices of a volume
+LESION_SLICES = (3, 6)  #: the lowest and the highest number of slices with a lesion
 
 
 class DrawnSlice(NamedTuple):
@@ -66,7 +67,7 @@ class _Thorax:
         self.radii = rng.uniform(0.009, 0.019, vessels)
 
     def lungs(self, z: float) -> np.ndarray:
-        """Return the lungs at the position `z`, 0..1."""
+        """Return the mask of the lungs at the position `z`, (size, size), with values 0..1."""
         wide, deep = self.extent(z)
         left, right = (self.ellipse(side * self.middle(), -0.01, wide, deep) for side in (-1, 1))
         heart = self.ellipse(0.04, -0.07, self.heart * z, self.heart * z) if z > 0.35 else np.zeros_like(self.u)
@@ -82,7 +83,7 @@ class _Thorax:
         return self.lung_width * part, self.lung_depth * part
 
     def density(self, z: float, lungs: np.ndarray) -> np.ndarray:
-        """Return the grey levels at the position `z`, 0..1, without a lesion."""
+        """Return the picture at the position `z` without a lesion, (size, size), with grey levels 0..1."""
         body = self.ellipse(0, 0, self.width, self.depth)
         spine = self.ellipse(0, 0.2, 0.05, 0.05)
         density = 0.85 * body * (1 - lungs) + self.lung_grey * lungs + 0.15 * spine
@@ -90,7 +91,7 @@ class _Thorax:
         return density + 0.6 * self.vessels(z) * lungs
 
     def vessels(self, z: float) -> np.ndarray:
-        """Return the cross-sections of the vessels at the position `z`, 0..1."""
+        """Return the mask of the vessels at the position `z`, (size, size), with values 0..1."""
         found = np.zeros_like(self.u)
         wide, deep = self.extent(z)
         for side, (x, y, start), slope, length, radius in zip(

@@ -82,9 +82,9 @@ def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     """Return grey levels, 0 to 255, of unsigned integers: the 8 highest of the bits in use.
 
     The bits in use are those that the pixels need, without the share `TAIL` that has the highest values. When the
-    highest remaining value passes a power of two, the range from black to white does not double at once,
-    because a few pixels could cause this. Instead, the range grows linearly, and has doubled when this value is 9/8 of
-    the power of two.
+    highest remaining value passes a power of two, the range from black to white does not double at once: otherwise, a
+    few pixels more or less could halve the brightness of the whole image. Instead, the range grows linearly, and has
+    doubled when this value is 9/8 of the power of two.
 
     >>> by_bits_in_use(np.array([0, 2048, 4080, 65535]), np.array([9999, 9999, 9999, 1]))
     array([  0., 128., 255., 255.])

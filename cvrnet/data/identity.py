@@ -33,9 +33,11 @@ _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName"
 def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
     """Return the rows with patient and source; values that the data set does not give come from DICOM files' tags.
 
-    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model. If only some
-    images have a patient_id, PatientID is used for every image whose file has it. Images that share a patient_id or a
-    PatientID then belong to one patient, and ``say`` is called with a line about this.
+    The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
+
+    If only some images have a patient_id, PatientID is also read from the files of the images that have one, as a
+    second id. Images that share a patient_id or a PatientID then belong to one patient, and ``say`` is called with a
+    line about this.
     """
     ids = patient_ids([record.patient_id for record, _ in rows])
     partly = any(ids) and not all(ids)

@@ -22,7 +22,7 @@ NO_MASK = "it has no lung mask"
 class FindsLungs(Protocol):
     """The interface of a lung segmenter, which `cvrnet.lungs.Segmenter` implements."""
 
-    size: int  #: side of the grid of probabilities, in pixels
+    size: int  #: side of the resized picture and of its map of probabilities, in pixels
 
     @property
     def digest(self) -> str:
@@ -30,7 +30,7 @@ class FindsLungs(Protocol):
         ...
 
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the probability of lung at each point of the grid, uint8 (size, size), scaled to 0 to 255."""
+        """Resize the picture to (size, size); return each pixel's probability of lung, uint8, scaled to 0 to 255."""
         ...
 
 
@@ -47,7 +47,7 @@ class LungFinder:
 
     If the data set gives a mask for a picture, this mask is used instead of the segmenter's. If a mask cannot be used
     (it is unreadable, empty, implausible, or has another aspect ratio than the picture), the picture is used whole, and
-    the attribute ``whole`` states the reason.
+    the dictionary ``whole`` of this object gets the picture's path with the reason.
 
     Args:
         settings: Mask or crop, and the margin.

@@ -124,7 +124,10 @@ def lobes(mask: Mask) -> list[Mask]:
 
 
 def two_lobes(mask: Mask) -> Mask:
-    """Return the two largest connected parts of a mask, holes filled; parts below the share `SPECK` are left out."""
+    """Return the two largest connected parts of a mask, holes filled.
+
+    A part with less than the share `SPECK` of the mask's area is left out.
+    """
     from scipy.ndimage import binary_fill_holes
 
     parts = lobes(mask)[:2]

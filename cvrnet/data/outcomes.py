@@ -93,9 +93,9 @@ class Course:
     notes: Sequence[str] = field(default_factory=tuple)  #: warnings about the column's values, one sentence each
 
     def at_risk(self, records: Sequence[Record]) -> tuple[list[Record], Lines, Lines]:
-        """Return the films to use, a line for each film with a wrong day, and a line for each film that is too late.
+        """Return the films to use, a line for each film without a valid day, and a line for each film that is too late.
 
-        Films of patients who are not in ``fates`` are left out without a line.
+        A valid day is a number. Films of patients who are not in ``fates`` are left out without a line.
         """
         kept, problems, late = [], [], []
         for record in records:
@@ -190,7 +190,9 @@ def _check_columns(records: Sequence[Record], outcome: Outcome) -> None:
     columns = list(dict.fromkeys(name for record in records for name in record.metadata))
     if outcome.column not in columns or outcome.column == DAY:
         found = ", ".join([name for name in columns if name != DAY][:_SHOWN]) or "none"
-        raise UserError(f"--outcome {outcome.column}: the manifest has no such column (further columns: {found})")
+        raise UserError(
+            f"--outcome {outcome.column}: the manifest has no such column for an event; columns to choose from: {found}"
+        )
     numbers = any(day_number(clean(r.metadata.get(outcome.column, ""))) is not None for r in records)
     if DAY not in columns and (numbers or outcome.until == "admission"):
         raise UserError(

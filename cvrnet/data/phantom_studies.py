@@ -49,11 +49,11 @@ def write_studies(
 
     - ``volumes``: CTs of 20 to 60 slices each. ``NOR`` has no lesion. ``NCP`` (every second patient) has one lesion, in
       3 to 6 slices.
-    - ``follow-up``: films of three to six days for each patient, all with lesions of the kind ``CVP``. These become
-      fainter (``better``) or denser (``worse``, every second patient). Severity differs more between patients than
-      between the films of a patient, so a single film says little about the label. The manifest has the columns ``day``
-      (from the first film) and ``event_day``: patients with the label ``worse`` have an event zero to three days after
-      their last film.
+    - ``follow-up``: films of three to six days for each patient, all with ground-glass patches (``CVP`` of
+      `cvrnet.data.phantoms`). The patches become fainter (``better``) or denser (``worse``, every second patient).
+      Severity differs more between patients than between the films of a patient, so a single film says little about the
+      label. The manifest has the columns ``day`` (from the first film) and ``event_day``: patients with the label
+      ``worse`` have an event zero to three days after their last film.
 
     The folder gets ``images/<patient>/<name>.png`` (8-bit grey; CTs as in a lung window), ``lungs/<name>.png``,
     ``lesions/<name>.png`` for the pictures with a lesion, and ``manifest.csv`` with the column ``study_id``. Equal

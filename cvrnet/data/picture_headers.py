@@ -39,9 +39,10 @@ def webp_size(chunk: bytes) -> tuple[int, int]:
 
 
 def check_directory(file: BinaryIO) -> None:
-    """Refuse a TIFF file, or a block of EXIF, whose tags share bytes, because Pillow copies the bytes of each tag.
+    """Refuse a TIFF file, or a block of EXIF, whose tags together have more bytes than the file.
 
-    The file position is at the start before and after the call.
+    Several tags can refer to the same bytes of the file. Pillow copies these bytes for each tag, so a small file could
+    fill the memory. The file position is at the start before and after the call.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

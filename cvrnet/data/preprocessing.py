@@ -35,8 +35,8 @@ INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Re
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
     """Resize a whole uint8 image (H, W) or (H, W, 3) to (height, width, C), where C is 1 or 3.
 
-    The aspect ratio is not kept, as in the second paper (v2 section 5.2). The interpolation is a key of
-    `INTERPOLATIONS`.
+    The aspect ratio is not kept, as in section 5.2 of the second CVR-Net paper (v2, medRxiv 2020.11.07.20227504). The
+    interpolation is a key of `INTERPOLATIONS`.
     """
     height, width = size
     resized = np.array(Image.fromarray(image).resize((width, height), check_interpolation(interpolation)))
@@ -69,7 +69,7 @@ class Preprocessing:
     ct_window: str = field(default="", repr=False)
     slices: int = field(
         default=0, repr=False
-    )  #: the most slices of a volume, for a model that classifies bags (studies or patients); 0 for other models
+    )  #: largest number of slices per volume, for a model that classifies bags (studies or patients); 0: other models
     #: whether pictures are black outside the lungs, or cropped to the lungs, before they are resized
     lungs: LungSettings | None = field(default=None, repr=False)
     #: finds the lungs, with the settings in ``lungs``; not stored in models (see `cvrnet.lungs.attach`)
@@ -187,7 +187,7 @@ def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
 
 
 def with_volumes(cfg: Mapping[str, Any], window: str, slices: int) -> dict[str, Any]:
-    """Return a copy of a ``pretrained_cfg`` with the window of CT slices, and the most slices of a volume."""
+    """Return a copy of a ``pretrained_cfg`` with the window of CT slices, and the largest number per volume."""
     return _with_note(_with_note(cfg, _WINDOW, window), _SLICES, str(slices))
 
 

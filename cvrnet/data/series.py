@@ -17,7 +17,7 @@ from cvrnet.data.limits import Refused
 
 
 class Slice(NamedTuple):
-    """One image to predict."""
+    """One image that a model will classify: a slice of a volume, or another image."""
 
     path: Path  #: the image file; frame 12 of a multi-frame file is ``ct.dcm#12``
     volume: Path | None = None  #: a slice's multi-frame file, or the folder of its series; None for other images
@@ -28,8 +28,8 @@ class Slice(NamedTuple):
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
     """Yield the images in files, in the order of the files; only DICOM slices are sorted.
 
-    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). Among
-    consecutive DICOM files, the slices of a patient come together, and so do the slices of a series. The slices of a
+    Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). In each run of
+    DICOM files that follow one another in ``paths``, the slices are grouped by patient, then by series. The slices of a
     series are sorted by their position along the axis perpendicular to them (ImagePositionPatient) or, without it, by
     InstanceNumber or the file's name. Frames keep the file's order. Files that cannot be read are also yielded;
     `read_image` later reports why.

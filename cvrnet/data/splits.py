@@ -138,7 +138,7 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
     for label, members in sorted(_label_members(records, patients, findings).items()):
         if len(members) < n_folds:
             kind = "finding" if findings else "class"
-            raise UserError(f"{kind} {label} has {len(members)} patients, {n_folds} folds need at least {n_folds}")
+            raise UserError(f"{kind} {label} has {len(members)} patients; {n_folds} folds need at least {n_folds}")
     if len(set(patients)) < n_folds:
         raise UserError(f"{n_folds} folds need at least {n_folds} patients, found {len(set(patients))}")
     return _even_folds(records, patients, n_folds, seed, findings)
@@ -259,11 +259,12 @@ def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> l
 def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
     """Change the held-out patients until each class is on both sides; a class of one patient is not held out.
 
-    Afterwards, a class can be missing on one side only if some of its patients also have another class.
+    The sides are the held-out patients and the others. Afterwards, a class can be missing on one side only if some of
+    its patients also have another class.
     """
 
     def harm(patient: str) -> int:
-        """Return how many classes have only this patient on the side (held out, or not) where the patient is now."""
+        """Return how many classes would lose their last patient on one side if this patient moved to the other side."""
         sides = (of_class & held if patient in held else of_class - held for of_class in members.values())
         return sum(side == {patient} for side in sides)
 

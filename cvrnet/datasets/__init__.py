@@ -88,7 +88,7 @@ def import_data_set(
     if name not in PUBLIC_SETS:
         raise UserError(f"{name!r} is not a data set that can be imported; expected one of {', '.join(PUBLIC_SETS)}")
     if columns and name != GENERIC.name:
-        raise UserError(f"--columns is only for generic; the columns of {name} are known")
+        raise UserError(f"--columns is only for the data set 'generic'; leave it out: the columns of {name} are known")
     output, public = Path(os.path.abspath(output)), PUBLIC_SETS[name]
     _check_output(output, overwrite)
     place = Folder(folder, name, public.expects)

@@ -50,7 +50,9 @@ def _list(folder: Folder, split: str) -> Path | None:
     paths = sorted(folder.root.glob(f"{split}_*.txt"))
     if len(paths) > 1:
         names = ", ".join(path.name for path in paths)
-        raise UserError(f"{folder.root}: {names} are all lists of {split}; copy one of them to {split}.txt")
+        raise UserError(
+            f"{folder.root}: each of {names} can be the list of {split} images; copy the right one to {split}.txt"
+        )
     if not paths and split == "train":
         raise folder.refusal("there is no train.txt or train_*.txt")
     return paths[0] if paths else None

@@ -1,7 +1,7 @@
 """The RSNA Pneumonia Detection Challenge (Shih et al. 2019), kaggle.com/c/rsna-pneumonia-detection-challenge.
 
 The header and counts of the table of boxes are from the copy in TorchXRayVision
-(``kaggle_stage_2_train_labels.csv.zip``), which also shows what the DICOM tags contain. The table of classes
+(``kaggle_stage_2_train_labels.csv.zip``). TorchXRayVision also shows what the DICOM tags contain. The table of classes
 (``patientId,class``) and its counts are in many public repositories, such as tawsifur's description of the COVID-19
 Radiography Database (8,851 normal, 6,012 with lung opacity).
 """

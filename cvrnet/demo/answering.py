@@ -24,7 +24,7 @@ from cvrnet.metrics.operating_points import OperatingPoint, threshold_warnings
 EXAMPLES = {"NOR": "Clear lungs", "NCP": "One consolidation", "CVP": "Ground glass"}
 """Labels of the synthetic radiographs, and their names on the page."""
 _EXAMPLE_SIZE = 512
-COVERAGE, ABSTAIN = 0.9, 0.2  # share of images whose set of classes has the true class; share to pass to a human
+COVERAGE, ABSTAIN = 0.9, 0.2  # share of images whose prediction set has the true class; share to pass to a human
 MOST_MAPS = 20  # most classes that get maps; if the model has more classes, the most probable classes get maps
 
 
@@ -40,8 +40,9 @@ class Upload:
 class Answer:
     """The prediction for one image, uint8 (H, W) or (H, W, 3), its maps, and the decisions about it.
 
-    ``maps[class][part]`` is a map (h, w) in 0..1, or a sentence that says why this map is missing. If the model has no
-    maps at all, ``maps`` is empty. ``decided`` has the set of classes, and whether to pass the image to a human; see
+    ``maps[class][part]`` is a map (h, w) in 0..1, or a sentence that says why this map is missing; the part is the
+    whole network, an encoder or a head. If the model has no maps at all, ``maps`` is empty. ``decided`` has the
+    prediction set (the classes that the image may belong to), and whether to pass the image to a human; see
     `cvrnet.inference.decide`.
     """
 
@@ -56,10 +57,10 @@ class Answer:
 class Answering:
     """Computes the answers for images, one by one or as a table.
 
-    The constructor explains an example, to find out whether the model has maps. `parts` are the names of the parts with
-    maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` are the number of folds, and the
-    number of heads of each fold. `points[name][class]` are the operating points (thresholds); `warnings` are sentences
-    about them.
+    The constructor computes the maps of an example image, to find out whether the model has maps. `parts` are the names
+    of the parts with maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` are the number of
+    folds, and the number of heads of each fold. `points[name][class]` are the operating points (thresholds); `warnings`
+    are sentences about them.
     """
 
     def __init__(self, predictor: Predictor) -> None:

@@ -91,7 +91,7 @@ class _Page(gr.Blocks):
             self.uploads.may_hold(value) for block, value in zip(wanted, inputs, strict=True) if type(block) is gr.File
         )
         if not sound:
-            raise gr.Error("the page did not send this request; reload the page", print_exception=False)
+            raise gr.Error("this request does not come from the current page; reload the page", print_exception=False)
         return inputs
 
 

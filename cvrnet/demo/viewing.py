@@ -32,7 +32,8 @@ _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, Recur
 class View:
     """A picture, uint8 (H, W, 3), whose longer side has `LONGEST` pixels; and its maps.
 
-    ``maps[class][part]`` is a map, uint8 (h, w) with the maximum 255, or a sentence that says why this map is missing.
+    ``maps[class][part]`` is a map, uint8 (h, w), scaled so that its highest value is 255, or a sentence that says why
+    this map is missing.
     """
 
     picture: NDArray[np.uint8]
@@ -69,7 +70,7 @@ def unpack(text: str) -> View:
         content = base64.b64decode(kept["picture"], validate=True)
         picture = open_picture(io.BytesIO(content))
         if picture.format != "JPEG" or max(picture.size) > LONGEST or content.count(_SCAN) != 1:
-            raise ValueError("not a picture from `pack`: it is no JPEG, is too large, or has several scans")
+            raise ValueError("not a picture from `pack`: it is no JPEG, is too large, or is a progressive JPEG")
         maps: dict[str, dict[str, NDArray[np.uint8] | str]] = {
             target: {part: grid if isinstance(grid, str) else _unpack_grid(*grid) for part, grid in parts.items()}
             for target, parts in kept["maps"].items()

@@ -25,7 +25,7 @@ _INITIAL_VALUES = {
 
 
 class TooLarge(ValueError):  # noqa: N818
-    """The network that is being made has more parameters or parts, or takes more calls, than allowed."""
+    """A network has more parameters, modules or tensors than allowed, or its construction calls PyTorch too often."""
 
 
 class SkipInitialValues(TorchFunctionMode):
@@ -62,8 +62,8 @@ class _LimitedCalls(SkipInitialValues):
 def limited_size() -> Iterator[None]:
     """Raise `TooLarge` as soon as the networks that are made in this context have too many parameters or parts.
 
-    Both are counted when they are registered, so the construction of a network that is too large stops early. It also
-    stops after too many calls of PyTorch's functions.
+    Parts are modules, parameters and buffers. Both are counted when they are registered, so the construction of a
+    network that is too large stops early. It also stops after too many calls of PyTorch's functions.
     """
     text = os.environ.get(MAX_PARAMETERS) or str(_PARAMETERS)
     if not text.isdecimal():

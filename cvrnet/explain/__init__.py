@@ -2,7 +2,7 @@
 
 Two modules need the extra ``train``: `cvrnet.explain.pictures` (overlays and figures as files) and
 `cvrnet.explain.measure_data` (maps measured against masks). This package does not import them; import each by its full
-name. The papers are v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+name. The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
 """
 
 from cvrnet.explain.explaining import Explanation, available_parts, explain, explain_classes, panel_names

@@ -1,6 +1,6 @@
 """The multi-scale averaging head: a fully connected block for each map, their outputs averaged (v1 section 2.2).
 
-The papers are v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
 """
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.

@@ -27,7 +27,8 @@ def compute_members(engine: Any, batches: Iterable[NDArray[np.uint8]], size: int
         size: Images in a full batch (see `TorchEngine`).
 
     Raises:
-        UserError: The network gives a wrong number of classes, or its output is not finite even for a grey image.
+        UserError: The network gives a wrong number of classes, or its output is not finite even for a uniformly grey
+            image.
     """
     waiting: deque[tuple[NDArray[np.uint8], Callable[[], Members]]] = deque()
     for images in batches:
@@ -60,7 +61,7 @@ def _finish(engine: Any, images: NDArray[np.uint8], wait: Callable[[], Members],
         if not np.isfinite(grey).all():
             reduced = "" if engine.precision == "fp32" else f", or they overflow in {engine.precision}: try fp32"
             raise UserError(
-                f"{engine.name} predicts NaN for every image, even for a grey image: "
+                f"{engine.name} predicts NaN for every image, even for a uniformly grey image: "
                 f"its weights, mean or std are not finite{reduced}"
             )
     return found, distances

@@ -113,7 +113,7 @@ class Predictor:
 
     @property
     def models(self) -> list[Any]:
-        """The networks in PyTorch, in float32, for explanations; for an ONNX file, the engine of the file."""
+        """The PyTorch networks, in float32, of which Grad-CAM can make maps; for an ONNX file, the `OnnxEngine`."""
         return list(self.engine.models)
 
     @property
@@ -256,7 +256,7 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The error message for an image whose prediction is NaN, while a grey image's prediction is not."""
+        """The error message for an image with the prediction NaN, if a uniformly grey image has a valid prediction."""
         advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32), which has a larger range"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 

@@ -49,11 +49,12 @@ class StudyPredictor:
         self.predictor = predictor
 
     def check(self, studies: Sequence[Study]) -> None:
-        """Raise UserError if the models need the days of the pictures, but the studies have no days."""
+        """Raise UserError if the models need the days of the pictures, but no study has pictures of different days."""
         several = any(len(study.pictures) > 1 for study in studies)
         if self.predictor.models[0].head.time and several and not any(day for study in studies for day in study.days):
             raise UserError(
-                f"{self.predictor.name} needs the days of the pictures: expected the column day in the manifest"
+                f"{self.predictor.name} needs the days of the pictures: expected the column day in the manifest, a "
+                "number of days, counted from the same date for all pictures of a study or patient"
             )
 
     def stream(

@@ -63,7 +63,7 @@ class TorchEngine:
 
     @property
     def ahead(self) -> int:
-        """Number of further batches to start before waiting for a batch's result: a GPU computes during loading."""
+        """Number of further batches to start before waiting for a result: a GPU computes while the CPU loads images."""
         return 1 if self.device.type == "cuda" else 0
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:

@@ -33,7 +33,7 @@ class Tuned(NamedTuple):
 
 
 def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
-    """Search a small set of float32 parts with which the probabilities of images change by at most half of `BOUND`.
+    """Find a few parts to compute in float32, so that probabilities change by at most half of `BOUND`.
 
     The search is greedy. It starts with the parts that the encoders' attributes ``float32_parts`` name. If the change
     is above the limit (half of `BOUND`), it adds blocks of the encoders, from the first block on, until the change is

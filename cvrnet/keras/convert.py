@@ -134,5 +134,5 @@ def _match(
             problems.append(f"{quoted(place)} has the shape {found[place].shape}, expected {shape}")
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise UserError(f"not the notebook's network: {'; '.join(problems[:SHOWN])}{more}")
+        raise UserError(f"not the authors' network: {'; '.join(problems[:SHOWN])}{more}")
     return [(weight, found[place]) for place, weight in expected.items()]

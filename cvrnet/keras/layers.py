@@ -98,8 +98,8 @@ def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[
 
     If the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
     Keras numbers layers in the order in which they are built. So the layers of a kind are matched in the order of their
-    numbers, if the file has as many as expected. All other names stay unchanged: the caller reports missing weights and
-    wrong shapes.
+    numbers, if the file has as many as expected. A name counts once, even if ``expected`` lists it for each of the
+    layer's weights. All other names stay unchanged: the caller reports missing weights and wrong shapes.
 
     >>> rename_automatic(["dense_1", "dense_2", "dense_2", "MKH_1"], ["dense_10", "dense_9", "MKH_1"])
     {'dense_1': 'dense_9', 'dense_2': 'dense_10', 'MKH_1': 'MKH_1'}

@@ -19,8 +19,8 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
     Keras also counts the moving mean and variance of each batch norm, and the biases of ResNet-50's 53 convolutions.
     (timm's ResNet has no such biases, because batch norm makes them redundant.)
 
-    v1's Table 2 is for three classes and mixes two networks: P1 and P3 are counted for RGB images; P2, P4, P5 and the
-    total for images of one channel.
+    In v1's Table 2, P1 to P5 are the counts of the five heads. The table is for three classes and mixes two networks:
+    P1 and P3 are counted for RGB images; P2, P4, P5 and the total for images of one channel.
 
     ``model`` is ``cvrnet`` or ``cvrnet_keras``, with classifiers; it is not changed. The counts are keyed "P1" to "P5"
     and "total".

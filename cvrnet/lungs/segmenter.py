@@ -57,8 +57,9 @@ class Segmenter:
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the probability of lung on the network's grid, (size, size), scaled to 0 to 255.
 
-        The lungs are the two largest connected parts of the grid above 127, with their holes filled. There, values are
-        at least 128; elsewhere, at most 127. The picture is grey (H, W) or RGB (H, W, 3).
+        The lungs are the two largest connected regions of values above 127, with their holes filled (`two_lobes`). In
+        the result, lower values inside the lungs are raised to 128, and higher values outside are lowered to 127. The
+        picture is grey (H, W) or RGB (H, W, 3).
         """
         x = prepare(torch.from_numpy(square(picture, self.size))[None, None])
         with torch.inference_mode():
@@ -117,7 +118,9 @@ def _size(about: Any) -> int:
     """Return the size that a file's description states; ValueError if it describes another network."""
     wanted = {"format": FORMAT, "encoder": ENCODER, "decoder": list(DECODER)}
     if not isinstance(about, dict) or {key: about.get(key) for key in wanted} != wanted:
-        raise ValueError(f"it holds no segmenter of this version; expected {wanted}")
+        raise ValueError(
+            f"this version of cvrnet cannot read it; make it again with `cvrnet lungs` (expected {wanted})"
+        )
     if about.get("size") not in SIZES or isinstance(about["size"], bool):
         raise ValueError(f"size {about.get('size')!r:.20}; expected a multiple of 32 from 64 to 512")
     return int(about["size"])

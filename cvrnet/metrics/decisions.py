@@ -54,7 +54,7 @@ class Decisions:
         keys = {(point.class_name, point.rule) for point in points}
         if len(keys) < len(points) or not keys <= {(name, rule) for name in classes for rule in RULES}:
             raise ValueError(
-                "its operating points name a class that the model does not have, or the same rule of a class twice"
+                "an operating point has a class that the model lacks, or two points have the same class and rule"
             )
         return cls(
             points,
@@ -116,7 +116,7 @@ def average_decisions(members: Sequence[Decisions]) -> Decisions:
     ensemble as a whole, all members have the same decisions, and these are returned.
 
     Raises:
-        ValueError: The members were calibrated separately.
+        ValueError: ``cvrnet calibrate`` calibrated members one by one, instead of the whole ensemble.
     """
     if any(member.calibration for member in members):
         if any(member != members[0] for member in members):

@@ -84,7 +84,9 @@ class OperatingPoint:
             and all(isinstance(value, float | int) and 0 <= value < 2 for value in numbers)
         )
         if not possible:
-            raise ValueError(f"operating point {values!r:.200} is not possible")
+            raise ValueError(
+                f"operating point {values!r:.200} has impossible values, such as a negative threshold or count"
+            )
         return point
 
 

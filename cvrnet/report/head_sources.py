@@ -17,7 +17,10 @@ ALL = {"val": "Validation images", "test": "Test images", INDEPENDENT: "Held-bac
 
 
 def head_source_rows(results: Results) -> list[dict[str, Any]]:
-    """Return each head's balanced accuracy on each set and on the set's sources; no rows if no source is named."""
+    """Return rows with each head's balanced accuracy on each set and on each source of the set.
+
+    The list is empty if the data set names no source for any image.
+    """
     return [
         {
             "head": head,

@@ -32,15 +32,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Decided:
-    """The decisions of one rule about the images of a set: (N, C); 1 or 0, NaN for a class without a threshold."""
+    """What the thresholds of one rule (one of `RULES`, such as a target sensitivity) decide for each image of a set."""
 
-    table: AnyTable
-    positive: NDArray[np.float64]
+    table: AnyTable  #: the predictions for the N images
+    positive: NDArray[np.float64]  #: (N, C): 1 if the class is present, 0 if not, NaN for a class without a threshold
 
     def rates(self, k: int, rows: NDArray[np.bool_]) -> Row:
-        """Return sensitivity and specificity of class ``k`` with 95 % intervals by patient, for the images in ``rows``.
+        """Return sensitivity and specificity of class ``k``, with 95 % intervals (bootstrap over patients).
 
-        ``rows`` is a mask (N,).
+        ``rows`` is a mask (N,): the images that count.
         """
         truth, hits, groups = self.table.truth(k), self.positive[:, k], np.array(self.table.groups)
         found: Row = {}

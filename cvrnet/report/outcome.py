@@ -56,7 +56,9 @@ def outcome_section(results: Results) -> Section | None:
 
 
 def auc_rows(table: PredictionTable, baselines: Mapping[str, Sequence[float]], part: str = "") -> list[Row]:
-    """Return the AUC of the model and of each baseline with 95 % intervals by patient, and DeLong's paired tests.
+    """Return the AUC of the model and of each baseline, with 95 % intervals, and DeLong's paired tests.
+
+    The intervals of the AUCs are from a bootstrap over patients.
 
     A row has ``set``, ``score`` (``model``, or a column of baselines.csv), ``auc``, ``auc_low`` and ``auc_high``. The
     row of a baseline also has ``difference`` (the model's AUC minus the baseline's AUC), ``low``, ``high`` and ``p``.

@@ -97,7 +97,7 @@ def cell(row: Row, key: str) -> str:
 
 
 def _paper_table(results: Results) -> ReportTable:
-    """Make the papers' table (v1 Table 3), with a row for each fold or set.
+    """Make a table like Table 3 of the first CVR-Net paper (v1, arXiv 2007.11993), with a row for each fold or set.
 
     Further rows are the mean over the folds, the independent source, and the drop of the scores on this source.
     """
@@ -128,7 +128,7 @@ def _paper_table(results: Results) -> ReportTable:
 
 
 def paper_scores(scores: Mapping[str, Any]) -> Row:
-    """Select the scores of the papers' table (v1 Table 3) from a set's scores, or from means and stds over folds."""
+    """Select the scores that `_paper_table` shows from a set's scores, or from means and stds over folds."""
     weighted, macro = scores["weighted"], scores["macro"]
     return {
         **{f"{key}_weighted": weighted[key] for key in AVERAGES},
@@ -196,7 +196,7 @@ def _head_table(results: Results) -> ReportTable:
 
 
 def _source_table(results: Results, classes: Columns) -> ReportTable:
-    """Make the table of the scores on each source in every set; no rows if no source is named."""
+    """Make the table of the scores on each source in every set; it is empty if no image has the name of a source."""
     rows = []
     for name, scores in results.sets.items() if results.sources else ():
         for source, values in scores["per_source"].items():

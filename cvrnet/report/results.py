@@ -30,8 +30,8 @@ class Results:
     run: Mapping[str, Any]  #: run.json
     results: Mapping[str, Any]  #: summary.json of a cross-validation, or metrics.json of any other run
     shown: str  #: name of the set that the report shows: ``test``; for a single training ``independent`` or ``val``
-    scores: Mapping[str, Any]  #: scores on the set ``shown``, over all folds
-    predictions: Any  #: predictions on the set ``shown``, over all folds: a `PredictionTable` or a `FindingTable`
+    scores: Mapping[str, Any]  #: scores on this set; for a cross-validation, of all folds' pooled predictions
+    predictions: Any  #: predictions of all folds on this set: a `PredictionTable` or a `FindingTable`
     split: list[dict[str, str]]  #: the rows of split.csv; empty for an evaluation
     histories: list[list[dict[str, str]]]  #: the rows of history.csv of each fold; empty for an evaluation
     audit: Mapping[str, Any]  #: audit.json; empty if the data set was not audited
@@ -55,12 +55,15 @@ class Results:
 
     @property
     def folds(self) -> list[Mapping[str, Any]]:
-        """The scores of each fold on the set ``shown``."""
+        """The scores of each fold on the set that ``shown`` names; without folds, the only scores."""
         return list(self.results["folds"]) if self.kind == "crossval" else [self.scores]
 
     @property
     def independent(self) -> Mapping[str, Any] | None:
-        """The scores of a cross-validation on independent images, over all folds; None without independent images."""
+        """The scores of all folds' pooled predictions for the independent images.
+
+        None without independent images, and for a run that is not a cross-validation.
+        """
         part = self.results.get(INDEPENDENT)
         return part["pooled"] if self.kind == "crossval" and part else None
 
@@ -71,7 +74,7 @@ class Results:
 
     @property
     def sets(self) -> dict[str, Mapping[str, Any]]:
-        """The scores of every set by its name, over all folds."""
+        """Name of a set -> its scores; for a cross-validation, the scores of all folds' pooled predictions."""
         if self.kind != "crossval":
             return dict(self.results)
         beside = {} if self.independent is None else {INDEPENDENT: self.independent}
@@ -90,14 +93,17 @@ class Results:
 
     @cached_property
     def decisions(self) -> list[Decisions]:
-        """The decisions (thresholds, sets, abstention) of the model that wrote each folder's predictions."""
+        """The decisions (thresholds, prediction sets, abstention) of the model that wrote each folder's predictions."""
         if self.kind == "evaluate":
             return [Decisions.from_dict(self.run.get(KEY), self.predictions.classes)]
         return [load_decisions([folder]) for folder in self.folders]
 
     @cached_property
     def judged(self) -> dict[str, Any]:
-        """Name of a set -> its predictions: the set ``shown`` and, in a cross-validation, the independent images."""
+        """Name of a set -> its predictions.
+
+        The sets are the set that ``shown`` names and, in a cross-validation, the independent images.
+        """
         tables = {self.shown: self.predictions}
         if self.independent is not None:
             tables[INDEPENDENT] = table_kind(self.run).read(self.folders, self.predictions.classes, INDEPENDENT)

@@ -1,4 +1,7 @@
-"""Make the report's section of prediction sets and abstention: do limits from validation images hold elsewhere?"""
+"""Make the report's section of prediction sets and abstention.
+
+The limits of both were chosen on validation images. The section shows whether they reach their targets on other sets.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ Mask = NDArray[np.bool_]
 
 
 def selective_section(results: Results) -> Section | None:
-    """Make the section for `cvrnet.report.write_report`, and draw its figure; None if the model lacks these decisions.
+    """Make the section for `cvrnet.report.write_report`, and draw its figure.
 
-    In a cross-validation, each image is decided by the limits of the fold that predicted it.
+    The result is None if the model has no prediction sets or no abstention. In a cross-validation, the limits of the
+    fold that predicted an image decide its prediction set, and whether the image is passed on to a human.
     """
     ensemble = average_decisions(results.decisions)
     if ensemble.prediction_sets is None or ensemble.abstention is None:

@@ -31,7 +31,10 @@ Row = dict[str, Any]
 
 
 def subgroups_section(results: Results) -> Section | None:
-    """Make the section for `cvrnet.report.write_report`; None if there is no data set or no column for groups."""
+    """Make the section for `cvrnet.report.write_report`.
+
+    The result is None if the data set is not found or cannot be read, or if none of its columns makes groups.
+    """
     columns = group_columns(_metadata(results))
     rows_of, show = (finding_group_rows, finding_group_tables) if results.multilabel else (_class_rows, _class_table)
     rows = [
@@ -150,7 +153,7 @@ def _no_scores() -> Row:
 
 
 def _scores(table: PredictionTable) -> Row:
-    """Return accuracy, balanced accuracy and macro AUC, each with its interval by patient."""
+    """Return accuracy, balanced accuracy and macro AUC, each with its 95 % interval (bootstrap over patients)."""
     scores = classification_scores(table.labels, table.probabilities, table.classes)
     spread = bootstrap_intervals(table.labels, table.probabilities, table.classes, table.groups)
     row: Row = {}

@@ -52,9 +52,10 @@ def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[S
 
 
 def write_attention(folder: Path, found: Sequence[StudyAttention]) -> dict[str, Any]:
-    """Write attention.csv, with a row for each picture of each bag, and return its scores for metrics.json.
+    """Write attention.csv, with a row for each picture of each bag, and return an entry for metrics.json.
 
-    Without bags, write nothing and return an empty dictionary.
+    The entry ``attention`` has the scores of `score_attention`. Without bags, nothing is written, and the returned
+    dictionary is empty.
     """
     if not found:
         return {}

@@ -33,10 +33,11 @@ class Baselines:
 
     @classmethod
     def of_bags(cls, bags: Sequence[Study], answer: Answer) -> Baselines:
-        """Calculate the scores of bags; ``answer`` returns the model's probability of the event for bags of one film.
+        """Calculate the scores of bags.
 
-        If any film has no day, the first and the last film are not known. ``view_ap`` is then the highest value among
-        the bag's films: 1 if any film is AP.
+        ``answer`` returns the model's probability of the event for each bag that it gets. It gets the bags cut down to
+        their first film, and cut down to their last film. If any film has no day, the first and the last film are not
+        known. ``view_ap`` is then the highest value among the bag's films: 1 if any film is AP.
         """
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
         scores[COUNT] = [float(len(bag.pictures)) for bag in bags]
@@ -51,8 +52,8 @@ class Baselines:
     def of_films(cls, films: Sequence[Record], probabilities: Mapping[str, float]) -> Baselines:
         """Calculate the scores of single films, from the model's probability of the event for each readable film.
 
-        ``last_film`` is None: on the day of a film, no later film exists. So the film itself would be the patient's
-        last film, and the score would equal the model's.
+        ``last_film`` is None: when a film is taken, it is the patient's last film. So this score would always equal the
+        model's own score for the film.
         """
         films = [film for film in films if film.name in probabilities]
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
@@ -108,7 +109,10 @@ def write_baselines(folder: Path, sets: Mapping[str, Baselines]) -> None:
 
 
 def read_baselines(folders: Sequence[Path], split: str, names: Sequence[str]) -> dict[str, list[float]]:
-    """Read the scores that are known for all of these images or bags, from one or more folders."""
+    """Read the scores of the images or bags in ``names`` from one or more folders: column -> values.
+
+    Only the columns with a value for every image or bag in ``names`` are returned.
+    """
     found: dict[str, dict[str, float]] = {}
     for folder in folders:
         rows = read_rows(folder / BASELINES, ("path", "split", *SCORES))

@@ -22,12 +22,13 @@ def save_decisions(folder: Path, decisions: Decisions) -> None:
 
 
 def load_decisions(folders: Sequence[Path]) -> Decisions:
-    """Return the decisions of a model, or the averaged decisions of an ensemble.
+    """Return the decisions of a model, or of an ensemble of models (see `average_decisions`).
 
     Decisions that the model, or any model of the ensemble, lacks are left out.
 
     Raises:
-        UserError: The decisions in a config.json are not valid, or the models were calibrated separately.
+        UserError: The decisions in a config.json are not valid, or ``cvrnet calibrate`` calibrated models of the
+            ensemble one by one, instead of the whole ensemble.
     """
     members = []
     for folder in folders:

@@ -70,10 +70,10 @@ class RunFolder:
 def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
     """Return the folder that a job of this kind writes to; change nothing.
 
-    If ``output`` is empty, the job writes to it. If it is not empty, the job writes to a hidden folder beside it. Jobs
-    that take minutes use the hidden folder even for an empty ``output``, if ``output`` can be renamed. With ``resume``,
-    the job continues the run in the hidden folder. If there is none, and ``overwrite`` is False, the job continues the
-    run in ``output``.
+    If ``output`` is empty, the job writes to it. If it is not empty, the job writes to a hidden folder beside it.
+    Short jobs, such as an evaluation, use the hidden folder even for an empty ``output``, unless ``output`` exists and
+    cannot be renamed. With ``resume``, the job continues the run in the hidden folder. If there is none, and
+    ``overwrite`` is False, the job continues the run in ``output``.
     """
     path = real_folder(output)
     new = new_folder(path)

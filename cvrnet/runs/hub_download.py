@@ -1,4 +1,4 @@
-"""Download the files that ``hf-hub:user/repo[@revision]`` refers to into the client's cache, and check them.
+"""Download the files of ``hf-hub:user/repo[@revision]`` into the cache of huggingface_hub, and check them.
 
 A branch is resolved to a commit once, and all its files are then read from this commit. So configuration and weights
 always come from one push. On the branch ``main`` of a pushed run, run.json records the commits of all folds, so one
@@ -50,7 +50,7 @@ _log = logging.getLogger("cvrnet.hub")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of one commit in the client's cache; the commit's folder may contain other files, too."""
+    """Files of one commit in the cache of huggingface_hub; the commit's folder may contain other files, too."""
 
     repo: str
     commit: str
@@ -97,8 +97,8 @@ def hub_checkpoints(reference: str, folds: Sequence[int] = ()) -> list[Path]:
     """Download the models of a reference (all folds of a pushed run, or one model), and return their folders.
 
     The reference is ``user/repo[@revision]``, with or without ``hf-hub:``. ``folds`` are the numbers of the folds; an
-    empty sequence means all folds. The folders are in the client's cache, each at one commit. The hash of each file is
-    checked.
+    empty sequence means all folds. The folders are in the cache of huggingface_hub, each at one commit. The hash of
+    each file is checked.
 
     Raises:
         UserError: The repository cannot be downloaded, or has no model that is safe to read.
@@ -223,7 +223,7 @@ def _not_in_cache(repo: str, revision: str, error: Exception) -> UserError:
 def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
     """Compare each file's hash with the Hub's, and download a damaged file again.
 
-    This is needed because the client compares only sizes, and never replaces a damaged file in its cache.
+    This is needed because huggingface_hub compares only sizes, and never replaces a damaged file in its cache.
     """
     files = {path for pattern in patterns for path in snapshot.folder.glob(pattern) if path.is_file()}
     names = sorted(path.relative_to(snapshot.folder).as_posix() for path in files)
@@ -233,7 +233,7 @@ def _verify(snapshot: Snapshot, patterns: Sequence[str]) -> None:
             continue
         _log.warning("%s: %s in the cache is damaged; it is downloaded again", snapshot.repo, name)
         if not path.is_symlink():
-            path.unlink()  # the client would replace the target of a link, but not a regular file
+            path.unlink()  # huggingface_hub would replace the target of a link, but not a regular file
         try:
             with_retries(hf_hub_download, snapshot.repo, name, revision=snapshot.commit, force_download=True)
         except CLIENT_ERRORS as error:

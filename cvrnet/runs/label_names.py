@@ -18,13 +18,13 @@ def check_names(names: Any, count: int | None) -> None:
     numbered = _by_number(names)
     texts = [*numbered.values()]
     if unsafe := [text for text in texts if printable(text) != text]:
-        raise ValueError(f"has a class name with a control or invalid character: {unsafe[0]!r:.80}")
+        raise ValueError(f"a class name has a control or invalid character: {unsafe[0]!r:.80}")
     if len(set(texts)) < len(texts):
-        raise ValueError("gives one name to several classes")
+        raise ValueError("several classes have the same name")
     fits = max(numbered) < (count or 0) if isinstance(names, dict) else len(texts) == count
     if count is not None and not fits:
-        given = f"{len(texts)} names, the highest class number (from 0) is {max(numbered)}"
-        raise ValueError(f"names other classes than the model has: {given}; the model has {count} classes")
+        given = f"{len(texts)} names, with class numbers up to {max(numbered)} (from 0),"
+        raise ValueError(f"{given} do not fit a model with {count} classes")
 
 
 def label_names(names: Any, count: int) -> list[str]:
@@ -55,6 +55,6 @@ def _by_number(names: Any) -> dict[int, str]:
         labels = CustomDatasetInfo(names)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"has label_names={names!r:.80}; expected a list of texts, or a dictionary from number to text"
+            f"label_names={names!r:.80}; expected a list of texts, or a dictionary from number to text"
         ) from error
     return {i: labels.index_to_label_name(i) for i in labels.label_indices()}

@@ -30,6 +30,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _check(config: Any) -> None:
+    """Raise ValueError if a config is not valid; `read_config` puts the file's name (the subject) before the text."""
     if not isinstance(config, Mapping) or not isinstance(config.get("architecture"), str):
         raise ValueError("names no architecture")
     cfg, arguments = config.get("pretrained_cfg", config), config.get("model_args", {})
@@ -43,5 +44,8 @@ def _check(config: Any) -> None:
     try:
         Preprocessing.from_cfg(cfg)
     except UserError as error:
-        raise ValueError(f"describes images that are not possible: {error}") from error
-    check_names(config.get("label_names", cfg.get("label_names", cfg.get("labels"))), config.get("num_classes"))
+        raise ValueError(f"has an invalid setting of the preprocessing: {error}") from error
+    try:
+        check_names(config.get("label_names", cfg.get("label_names", cfg.get("labels"))), config.get("num_classes"))
+    except ValueError as error:
+        raise ValueError(f"has invalid class names: {error}") from error

@@ -29,7 +29,7 @@ message lists all of them. It raises `cvrnet.errors.UserError` if ``output`` has
 setting does not fit the data. Under ``accelerate launch``, jobs that train return the result on the main process, and
 ``{}`` on the other processes.
 
-The papers are v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
 """
 
 from cvrnet.workflows.calibrate import calibrate

@@ -1,4 +1,4 @@
-"""Compare a model's predictions and decisions before and after a calibration, with intervals by patient."""
+"""Compare a model's predictions and decisions before and after a calibration, with intervals over patients."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Ju
 
 
 def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
-    """Return the rows of the table: each score before and after, and the change, with 95 % intervals by patient.
+    """Return the rows of the table: each score before and after, and the change, with 95 % intervals.
 
-    The intervals resample patients. They do not include the uncertainty of the calibration itself: other images would
-    have given another calibration.
+    The intervals are from a bootstrap over patients. They do not include the uncertainty of the calibration itself:
+    other images would have given another calibration.
     """
     change = sample_log_loss(local.labels, after.probabilities) - sample_log_loss(local.labels, before.probabilities)
     rows = []

@@ -83,12 +83,15 @@ def _join(output: Path, run: Mapping[str, Any], metrics: Sequence[Mapping[str, A
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a cross-validation's table: the papers' table or, for findings, a row per finding and one for the mean."""
+    """Return a cross-validation's table: `_paper_rows` or, for findings, a row per finding and one for the mean."""
     return _finding_rows(summary) if "findings" in summary else _paper_rows(summary)
 
 
 def _paper_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the papers' table (v1 Table 3), weighted by support: a row per fold, then mean ± standard deviation."""
+    """Return a table like Table 3 of the first CVR-Net paper (v1, arXiv 2007.11993).
+
+    It has a row per fold, then a row of mean ± standard deviation. Recall, precision and F1 are weighted by support.
+    """
     columns = ("recall_weighted", "precision_weighted", "f1_weighted", "accuracy", "f1_macro", "auc_macro")
     found = {str(k): scores for k, scores in enumerate(summary["folds"], start=1)} | {"mean": summary["mean_std"]}
     if INDEPENDENT in summary:

@@ -204,7 +204,7 @@ def _compare(found: FoundMasks, record: Record, reader: Preprocessing, segmenter
 
 
 def _mean_quality(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of each measure with its 95 % interval by patient, and the mean Dice of each fold."""
+    """Return the mean of each measure with its 95 % interval (bootstrap over patients), and each fold's mean Dice."""
     if not rows:
         return {"quality": {}}
     patients = [patient_key(row["patient_id"], row["path"]) for row in rows]

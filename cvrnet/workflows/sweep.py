@@ -207,7 +207,9 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
         network = timm.create_model(base, device="meta") if timm.is_model(base) else None
     encoders: list[str] = getattr(network, "encoder_names", [])
     if len(encoders) < 2:
-        raise UserError(f"{base!r} is not a CVR-Net of two encoders; before :{part}, use a name from `cvrnet models`")
+        raise UserError(
+            f"{base!r} is not a CVR-Net of two encoders; put :{part} after a name that `cvrnet models` lists"
+        )
     if part in ("encoder1", "encoder2"):
         return replace(config, model=base, encoders=(encoders[int(part[-1]) - 1],))
     option = {"scales": "deepest"} if part == "p3" else {"average": "logits"}

@@ -134,9 +134,9 @@ def test_bad_days_are_named_and_the_rest_goes_on() -> None:
         (
             {"day": "0", "other": "1"},
             ICU,
-            r"--outcome icu_day: the manifest has no such column \(further columns: other",
+            r"--outcome icu_day: the manifest has no such column for an event; columns to choose from: other",
         ),
-        ({"day": "0"}, Outcome("day"), r"--outcome day: .* \(further columns: none"),
+        ({"day": "0"}, Outcome("day"), "--outcome day: .*; columns to choose from: none"),
         ({"icu_day": "1"}, ICU, "--outcome icu_day needs the column day.*--columns day=NAME"),
         ({"icu_day": "Y"}, replace(ICU, until="admission"), "needs the column day"),
         ({"day": "0", "icu_day": "NA"}, ICU, "--outcome icu_day: every cell is empty"),

@@ -85,7 +85,7 @@ def test_a_checkpoint_that_is_not_finite_is_refused_by_name(folder, tmp_path, na
 def test_a_variance_below_zero_gives_no_answer(folder, tmp_path, images):
     """Its square root is NaN, although every weight is finite."""
     spoiled = spoil(folder, tmp_path / "spoiled", "running_var", -1.0)
-    with pytest.raises(UserError, match=rf"^{spoiled} predicts NaN for every image, even for a grey image"):
+    with pytest.raises(UserError, match=rf"^{spoiled} predicts NaN for every image, even for a uniformly grey image"):
         Predictor.from_pretrained(spoiled, "cpu", "fp32")(images)
 
 
@@ -155,7 +155,9 @@ def test_a_model_in_memory_that_answers_nothing_is_refused(weight, images):
     model.fc.weight.data[0, 0] = weight
     predictor = Predictor([model], "cpu", "fp32")
     for answer in (lambda: predictor(images), lambda: list(explain(predictor, images))):
-        with pytest.raises(UserError, match=r"^test_resnet predicts NaN for every image, even for a grey image: "):
+        with pytest.raises(
+            UserError, match=r"^test_resnet predicts NaN for every image, even for a uniformly grey image: "
+        ):
             answer()
 
 

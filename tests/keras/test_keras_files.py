@@ -22,8 +22,8 @@ from tests.support.keras_checkpoint import notebook_shapes, write_checkpoint
 STEM = "res_conv1/conv1/kernel:0"
 STEM_SHAPE = (7, 7, 3, 64)
 DECLARED_ONLY = "'/res_conv1/conv1/kernel:0' has 0 of its 37632 bytes: the file is incomplete"
-NO_STEM = "not the notebook's network: 'res_conv1/kernel' is missing"
-NO_MKH_1 = "not the notebook's network: 'MKH_1/kernel' is missing; 'MKH_1/bias' is missing"
+NO_STEM = "not the authors' network: 'res_conv1/kernel' is missing"
+NO_MKH_1 = "not the authors' network: 'MKH_1/kernel' is missing; 'MKH_1/bias' is missing"
 
 
 @pytest.fixture(scope="session")
@@ -120,21 +120,21 @@ def add_weight(file: h5py.File) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[h5py.File], object], str]] = {
-    "missing layer": (drop_layer, "not the notebook's network: 'MKH_3/kernel' is missing; 'MKH_3/bias' is missing"),
-    "missing weight": (drop_bias, "not the notebook's network: 'res_res3a_branch1/bias' is missing"),
-    "surplus layer": (add_layer, "not the notebook's network: 'dense_31/kernel' is surplus"),
-    "surplus weight": (add_weight, "not the notebook's network: 'xce_block1_conv1/bias' is surplus"),
+    "missing layer": (drop_layer, "not the authors' network: 'MKH_3/kernel' is missing; 'MKH_3/bias' is missing"),
+    "missing weight": (drop_bias, "not the authors' network: 'res_res3a_branch1/bias' is missing"),
+    "surplus layer": (add_layer, "not the authors' network: 'dense_31/kernel' is surplus"),
+    "surplus weight": (add_weight, "not the authors' network: 'xce_block1_conv1/bias' is surplus"),
     "misshapen": (
         lambda f: replace(f, shape=(7, 7, 3, 32)),
-        "not the notebook's network: 'res_conv1/kernel' has the shape (7, 7, 3, 32), expected (7, 7, 3, 64)",
+        "not the authors' network: 'res_conv1/kernel' has the shape (7, 7, 3, 32), expected (7, 7, 3, 64)",
     ),
     "huge": (
         lambda f: replace(f, shape=(7, 7, 3, 2**40)),
-        "not the notebook's network: 'res_conv1/kernel' has the shape (7, 7, 3, 1099511627776), expected (7, 7, 3, 64)",
+        "not the authors' network: 'res_conv1/kernel' has the shape (7, 7, 3, 1099511627776), expected (7, 7, 3, 64)",
     ),
     "four channels": (
         lambda f: replace(f, shape=(7, 7, 4, 64)),
-        "not the notebook's network: 'res_conv1/kernel' has the shape (7, 7, 4, 64), expected (7, 7, 3, 64)",
+        "not the authors' network: 'res_conv1/kernel' has the shape (7, 7, 4, 64), expected (7, 7, 3, 64)",
     ),
     "one class": (
         lambda f: replace(f, "dense_3/dense_3/bias:0", shape=(1,)),
@@ -146,7 +146,7 @@ WRONG: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     ),
     "heads differ in classes": (
         lambda f: replace(f, "dense_6/dense_6/bias:0", shape=(4,)),
-        "not the notebook's network: 'dense_6/bias' has the shape (4,), expected (3,)",
+        "not the authors' network: 'dense_6/bias' has the shape (4,), expected (3,)",
     ),
     "nothing but shapes": (lambda f: None, DECLARED_ONLY),
     "not finite": (
@@ -179,7 +179,7 @@ WRONG: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     ),
     "name of two lines": (
         lambda f: add_layer(f, "one\ntwo\x1b[31m"),
-        r"not the notebook's network: 'one\ntwo\x1b[31m/kernel' is surplus",
+        r"not the authors' network: 'one\ntwo\x1b[31m/kernel' is surplus",
     ),
     "Theano": (
         lambda f: f.attrs.create("backend", b"theano"),
@@ -226,7 +226,7 @@ class TestNothingElseIsRead:
     def test_external_link_to_the_model(self, tmp_path: Path, outside: Path) -> None:
         with h5py.File(tmp_path / "weights.h5", "w") as opened:
             opened["model_weights"] = h5py.ExternalLink(outside, "/")
-        assert message(tmp_path / "weights.h5").startswith("not the notebook's network: ")
+        assert message(tmp_path / "weights.h5").startswith("not the authors' network: ")
 
     def test_soft_link_through_an_external_one(self, file: Path, outside: Path) -> None:
         def edit(opened: h5py.File) -> None:
