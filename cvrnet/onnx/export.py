@@ -218,7 +218,10 @@ def _check(network: PixelNetwork, file: Path, pixels: NDArray[np.uint8]) -> floa
         for a, b in zip(expected[: len(found)], found, strict=True)
     )
     if not math.isfinite(worst):
-        raise UserError("the network's outputs are not finite on the images of the check; nothing was written")
+        raise UserError(
+            "on the images of the check, probabilities of the trained or of the exported network are not finite; "
+            "nothing was written; `cvrnet predict` shows whether those of the trained network are finite"
+        )
     if worst > TOLERANCE:
         raise UserError(
             f"the exported network's probabilities differ from PyTorch's by {worst:.1e}; expected at most "
@@ -228,7 +231,7 @@ def _check(network: PixelNetwork, file: Path, pixels: NDArray[np.uint8]) -> floa
         away = float(np.abs(distances / expected[-1] - 1).max())
         if not away <= DISTANCE_TOLERANCE:
             raise UserError(
-                f"the exported network's distances from the training images differ from PyTorch's by {away:.0%}; "
+                f"the distances of images from the training images differ between ONNX and PyTorch by {away:.0%}; "
                 f"expected at most {DISTANCE_TOLERANCE:.0%}; nothing was written"
             )
     return worst

@@ -123,7 +123,7 @@ def compare(
         )
     p, q = np.concatenate(answers, axis=1)
     if not np.isfinite(q).all():
-        raise UserError("the int8 network's outputs are not finite; nothing was written")
+        raise UserError("the int8 network's outputs are not finite; nothing was written; export without --int8")
     found = {"images": len(compared), "max_difference": float(np.abs(p - q).max())}
     if network.task == "multilabel":
         return found | finding_agreement(known_findings(compared), p, q, network.classes, network.decisions)

@@ -1,4 +1,4 @@
-"""Compare a soup, the network with the mean of the folds' weights (`cvrnet.workflows.soup`), with these folds."""
+"""Compare a soup with its folds; a soup is a network with the mean of the folds' weights (`cvrnet.workflows.soup`)."""
 
 from __future__ import annotations
 
