@@ -97,10 +97,10 @@ def join_inputs(inputs: list[Tensor]) -> Tensor:
 def sides(feature_map: Tensor) -> Tensor:
     """Return the difference between a map's left and right half, divided by the length of their sum: (N, 2, C).
 
-    The map is (N, C, H, W). The difference is taken separately in the upper and the lower half, because the heart is in
-    the lower half. Both differences have the same divisor: the sum of left and right is averaged over the upper and the
-    lower half, and the divisor is the length of this average. If W is odd, the middle column is left out; if H is odd
-    and not 1, the middle row, too. If W is 1, the result is 0.
+    The map is (N, C, H, W). Each quarter of it is averaged to a vector of C numbers. The difference (left - right) is
+    taken separately in the upper and the lower half, because the heart is in the lower half. Both differences have the
+    same divisor: the length of the mean of the two sums (left + right), upper and lower. If W is odd, the middle column
+    is left out; if H is odd and not 1, the middle row, too. If W is 1, the result is 0.
     """
     height, width = feature_map.shape[2:]
     if width == 1:

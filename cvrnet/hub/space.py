@@ -74,7 +74,7 @@ def push_space(repo: str, *, public: bool = False, license: str = "", overwrite:
 def preview_push(
     run: Path, repo: str, *, folds: Sequence[int], with_predictions: bool, license: str, space: bool
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Return the card of a push, and a row (branch, file, bytes) for each file; arguments as in `push_folds`."""
+    """Return the card of a push, and a row (branch, file, file size) for each file; arguments as in `push_folds`."""
     repo, _ = parse_reference(repo)
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
     branches: dict[str, Any] = {"main": staged.main_files({}), **staged.folds}

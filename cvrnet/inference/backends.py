@@ -39,7 +39,7 @@ def open_model(
     images: float | None,
     checkpoints: Sequence[Path],
 ) -> tuple[Engine, Decisions]:
-    """Open a MODEL argument with a backend; return the engine and the model's decisions.
+    """Open a MODEL argument with a backend; return the engine and the stored decisions, such as thresholds.
 
     The arguments are those of `cvrnet.Predictor.from_pretrained`.
     """

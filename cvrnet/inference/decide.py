@@ -56,8 +56,8 @@ class Decide:
     def _sets(self) -> PredictionSets:
         if self.decisions.prediction_sets is None:
             raise UserError(
-                "the model has no prediction sets; train and crossval make them for models of classes; for "
-                "a model of findings, use --operating-point"
+                "the model has no prediction sets; `cvrnet train` and `crossval` make them for models that choose one "
+                "class; for a model of findings, use --operating-point"
             )
         return self.decisions.prediction_sets
 
@@ -65,8 +65,8 @@ class Decide:
     def _abstention(self) -> Abstention:
         if self.decisions.abstention is None:
             raise UserError(
-                "the model cannot abstain: it has no limits of uncertainty; train and crossval choose them for models "
-                "of classes; for a model of findings, use --operating-point"
+                "the model cannot abstain: it has no limits of uncertainty; `cvrnet train` and `crossval` choose them "
+                "for models that choose one class; for a model of findings, use --operating-point"
             )
         return self.decisions.abstention
 

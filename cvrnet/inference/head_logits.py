@@ -53,7 +53,7 @@ class HeadLogits(nn.Module):
             return self.model(x).float().unsqueeze(0), distances
 
     def head_inputs(self, x: Tensor) -> list[Tensor]:
-        """Return the inputs of a CVR-Net's heads, in float32: the pooled maps (N, C_i), first those of head P1."""
+        """Return the inputs of a CVR-Net's heads, in float32: the pooled maps (N, C_i), one tensor per head."""
         inputs: list[Tensor] = self.model.pool_maps(self.maps(x))
         return inputs
 
