@@ -195,8 +195,8 @@ def _first(order: NDArray[np.intp], rate: NDArray[np.float64], target: float) ->
 def average_operating_points(members: Sequence[Iterable[OperatingPoint]]) -> list[OperatingPoint]:
     """Return the points of an ensemble that averages its members' probabilities; thresholds are means over members.
 
-    Each member's counts come from its own threshold and validation images; the ensemble's counts are their sums. A
-    point that any member lacks is left out.
+    Each member counts its right and wrong decisions at its own threshold, on its own validation images; the counts of
+    the ensemble are the sums of its members' counts. A point that any member lacks is left out.
     """
     keyed = [{(p.class_name, p.rule, p.target): p for p in points} for points in members]
     points = []

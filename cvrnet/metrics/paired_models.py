@@ -129,7 +129,7 @@ def compare_accuracy(
     With one image for each patient, the exact test is used: among the images that only one model gets right, each model
     should be right with probability 1/2 (McNemar 1947). If patients have several images, the differences are summed by
     patient, because only the patients' sums are independent (Obuchowski 1998, Stat Med 17:1495). Obuchowski's test does
-    not assume the same correlation within all patients, and needs no weights. In both cases, the interval is computed
+    not assume the same correlation within all patients. In both cases, the interval is computed
     from the patients' sums.
 
     Args:

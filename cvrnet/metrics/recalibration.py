@@ -62,7 +62,7 @@ def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: in
 
 
 def fit_recalibration(y_true: ArrayLike, probabilities: ArrayLike, groups: Sequence[Hashable]) -> Recalibration:
-    """Fit scale and biases on labelled images.
+    """Fit the scale (1 / temperature) and the biases of a `Recalibration` on labelled images.
 
     This is temperature scaling (Guo et al. 2017, ICML) with a bias for each class. It minimises the log loss, in which
     each patient counts once, plus half the square of log(scale) and of each bias. These squares are the penalty of a

@@ -14,7 +14,7 @@ from cvrnet.metrics.inputs import check
 
 
 def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
-    """Return all scores of one set of predictions, ready for JSON (v1 section 2.4 "Evaluation", Table 3).
+    """Return all scores of one set of predictions, ready for JSON (first paper, section 2.4 "Evaluation", Table 3).
 
     The keys are ``classes``, ``n``, ``accuracy``, ``balanced_accuracy``, ``log_loss``, ``brier_score``,
     ``expected_calibration_error``, ``weighted`` (recall, precision, f1), ``macro`` (recall, precision, f1, roc_auc,
@@ -24,8 +24,8 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
     - sensitivity = recall = TP/(TP+FN); specificity = TN/(TN+FP); ppv = precision = TP/(TP+FP); npv = TN/(TN+FN);
       f1 = 2TP/(2TP+FP+FN), each class against the others.
     - ``macro`` is the mean over the classes that occur in `y_true`. ``weighted`` is the mean weighted by their support,
-      as in the papers' tables, so weighted recall is the accuracy. In ``macro`` and ``weighted``, the precision of a
-      class that is never predicted counts as 0, as in scikit-learn; in ``per_class`` it is None.
+      as in the tables of the CVR-Net papers, so weighted recall is the accuracy. In ``macro`` and ``weighted``, the
+      precision of a class that is never predicted counts as 0, as in scikit-learn; in ``per_class`` it is None.
     - AUC and average precision compare one class with the others; AUC needs at least one sample of the class and one of
       another class. With two classes, the macro AUC is the AUC.
     - log_loss is the mean of -ln p(true class), with p clipped at 2.2e-16.

@@ -1,4 +1,4 @@
-"""Export a trained model to an ONNX file, and check the file's outputs before the file appears."""
+"""Export a trained model to an ONNX file, which gets its name only after its outputs have been checked."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class PixelNetwork(nn.Module):
             Logits (N, classes) whose softmax (for findings, sigmoid) is the mean of the folds' probabilities; if the
             model has a calibration, it is applied to this mean. For CVR-Nets that average probabilities, also the
             logits of each head, (N, heads, classes), averaged over the folds in the same way, but not calibrated. With
-            ``novelty``, also each fold's distances from its training images, (N, folds).
+            ``novelty``, also the distances of the images from each fold's training images, (N, folds).
         """
         x = pixels.float() * self.scale + self.shift
         models: list[Any] = list(self.models)

@@ -74,7 +74,7 @@ class OnnxEngine:
     ahead = 0  #: number of further batches to start before waiting for a batch's result
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
-        """Predict images immediately; return a function that returns the result of `__call__`."""
+        """Predict images now; return a function that returns the result, as the engines that predict later do."""
         answer = self(pixels, size)
         return lambda: answer
 

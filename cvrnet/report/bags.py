@@ -38,7 +38,7 @@ def bag_sections(results: Results, maps: bool, predictor: Predictor | None = Non
 
 
 def attention_section(results: Results, maps: bool, predictor: Predictor | None = None) -> Section:
-    """Make the section "Which pictures counted" of a report.
+    """Make the section "Which pictures counted" of a report: which pictures mattered for the prediction of a bag.
 
     A picture's share is its part of the bag's attention. The section says how well the shares find marked lesions,
     and shows some bags: the shares, the pictures with the largest shares and, with ``maps``, their Grad-CAM maps.

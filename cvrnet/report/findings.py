@@ -68,7 +68,10 @@ def _draw(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def finding_page(results: Results, further: Sequence[Section]) -> str:
-    """Draw the page's figure and return the page. The sections in ``further`` come before the learning curves."""
+    """Draw the figure of the findings' AUCs, and return the page with it.
+
+    The sections in ``further`` come before the learning curves.
+    """
     tables = finding_tables(results)
     rows = tables["findings"]
     _draw(results.folder, [row for row in rows if row["set"] == results.shown and not row["source"]])
