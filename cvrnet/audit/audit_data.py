@@ -68,8 +68,7 @@ def read_audited(
     no finding is known are left out. If images have one label each, the returned list of names is empty.
 
     Raises:
-        DataError: No image is left; or a cell of a finding is not 1, 0, -1 or empty; or a label contradicts itself (see
-            `cvrnet.data.findings.finding_truth`).
+        DataError: No image is left, or a cell of a finding or a label is wrong (see `cvrnet.data.findings`).
         UserError: A finding does not exist, or no image has a known value for the findings.
     """
     settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}

@@ -192,11 +192,7 @@ def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
 
 
 def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> list[_Evaluation]:
-    """Return the evaluations of a run.
-
-    A cross-validation has one on its own data set, and then one on the source that was kept for testing, if any. A
-    single training has one: on its test images or, without them, on its validation images.
-    """
+    """Return the evaluations of a run; in a cross-validation, the one on its own data set comes first."""
     data = str(run["data"]).removeprefix("hfds:") or "the run's data set"
     source = f"{run.get('test_source')} (a source that was kept for testing)"
     if summary:
@@ -210,10 +206,7 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
 
 
 def _model_index(name: str, evaluations: Sequence[_Evaluation]) -> list[dict[str, Any]]:
-    """Return the metadata ``model-index``.
-
-    Each evaluation is converted separately, because huggingface_hub would merge all test sets into one.
-    """
+    """Return the metadata ``model-index``: each test set by itself, because huggingface_hub would merge all of them."""
     results = []
     for evaluation in evaluations:
         index = eval_results_to_model_index(name, _eval_results(evaluation))
@@ -247,9 +240,8 @@ def leaderboard_entries(
 ) -> list[dict[str, Any]]:
     """Return the content of ``.eval_results/cvrnet.yaml``: scores of the card, in a newer format than its metadata.
 
-    The scores are those of the first evaluation (`_evaluations`). An entry in this format names a data set of the Hub,
-    and ``task_id`` is the metric's name. The list is empty if the run's data set is not from the Hub (its name does not
-    start with ``hfds:``), or if the installed huggingface_hub does not know the format.
+    The scores are those of the first evaluation. In an entry, ``task_id`` is the metric's name. The list is empty if
+    the run's data set is not on the Hub (``hfds:``), or if the installed huggingface_hub does not know the format.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):

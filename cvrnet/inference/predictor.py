@@ -25,8 +25,7 @@ from cvrnet.metrics.novelty import unlike
 class Predictor:
     """Classifies image files with a trained model, or with the folds of a run as an ensemble.
 
-    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2, medRxiv
-    2020.11.07.20227504, section 4.3).
+    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2 section 4.3).
 
     Args:
         models: Networks with equal classes and preprocessing. They are moved to the device and set to evaluation mode.
@@ -180,8 +179,7 @@ class Predictor:
             processes: Number of processes that decode and resize images; with 0, threads of this process do so.
 
         Yields:
-            One prediction for each file. Its ``error`` is set if the file cannot be read or the network's numbers
-            overflow.
+            One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
 
         Raises:
             UserError: Heads were requested and the model has no heads; or as in `member_probabilities`.
@@ -264,9 +262,7 @@ class Predictor:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
 
     def probabilities(self, images: ArrayLike) -> NDArray[np.float64]:
-        """Return the mean probabilities over models and heads, (N, classes).
-
-        Each row sums to one, except with ``task="multilabel"``, where each finding has its own probability.
+        """Return the mean probabilities over models and heads, (N, classes); rows sum to one, except for findings.
 
         The images are uint8 (N, C, H, W), in the size of the preprocessing: an array, or a tensor on the CPU. If the
         model was calibrated (``cvrnet calibrate``), these are the calibrated probabilities.

@@ -280,10 +280,8 @@ def read_for(
     records = read_records(data, labelled=False, say=say)
     truth = finding_truth(records, classes, uncertain)
     if np.isnan(truth).all():
-        raise UserError(
-            "no image has a label for any of the model's findings; "
-            f"expected labels or columns with these names: {', '.join(classes)}"
-        )
+        expected = ", ".join(classes)
+        raise UserError(f"no image has a label for any of the model's findings; expected labels or columns {expected}")
     return label_findings(records, classes, truth)
 
 
