@@ -101,9 +101,9 @@ def find_not_finite(model: nn.Module) -> str:
     In a tensor with one element, infinity is allowed, because it can mean "no limit"; NaN is not allowed.
     """
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.is_meta:
-            # The smallest and the largest value are NaN if any value is NaN.
-            extremes = [extreme.item() for extreme in tensor.aminmax()] if tensor.numel() else []
-            if not all(map(math.isfinite, extremes)) and (tensor.numel() > 1 or math.isnan(extremes[0])):
+        if tensor.is_floating_point() and not tensor.is_meta and tensor.numel():
+            low, high = (extreme.item() for extreme in tensor.aminmax())  # both are NaN if any value is NaN
+            infinite = math.isinf(low) or math.isinf(high)
+            if math.isnan(low) or (infinite and tensor.numel() > 1):
                 return name
     return ""

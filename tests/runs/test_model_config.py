@@ -97,7 +97,10 @@ def refusal(folder, call=load_checkpoint):
         (lambda config: config.update(label_names=["A", "A", "B"]), "several classes have the same name"),
         (lambda config: config.update(label_names=["A", "\x1b[31mB", "C"]), r"invalid character: '\x1b[31mB'"),
         (lambda config: config.update(label_names=[1, 2, 3]), "label_names=[1, 2, 3]; expected a list of texts"),
-        (lambda config: config.update(label_names={"zero": "A"}), "label_names={'zero': 'A'}; expected a list"),
+        (
+            lambda config: config.update(label_names={"zero": "A"}),
+            "label_names={'zero': 'A'}; expected a list of texts",
+        ),
         (lambda config: config.update(label_names={"0": "A", "3": "B"}), "do not fit a model with 3 classes"),
         (lambda config: config.update(architecture=["resnet18"]), "names no architecture"),
         (lambda config: config.update(pretrained_cfg=[]), "does not describe a model"),

@@ -28,7 +28,7 @@ def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
     import cvrnet.onnx.export
 
     really = cvrnet.onnx.export.trace
-    # PyTorch parses the source of all its ONNX functions for each export, which takes as long as tracing ten layers.
+    # For each export, PyTorch parses the source of all its ONNX functions: a tenth of the time of a small network.
     patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
 
     def trace(network: PixelNetwork) -> onnx.ModelProto:
