@@ -31,8 +31,8 @@ CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
 
 @pytest.fixture(autouse=True)
 def _few_figures(request, monkeypatch):
-    """Figures are drawn in pages of whole runs, and where the size of a page counts."""
-    if not {"crossval", "run"} & set(request.fixturenames) and "size" not in request.function.__name__:
+    """Figures are drawn in the page of the cross-validation, and where the size of a page counts."""
+    if "size" not in request.function.__name__:
         draw_nothing(monkeypatch)
 
 
@@ -73,7 +73,10 @@ def assert_alone(path):
 @pytest.fixture(scope="module")
 def crossval(phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("crossval") / "run"
-    cross_validate(phantoms, folder, CONFIG, n_folds=3, test_source="site-b", **PLAIN)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)  # no test looks at the figures of a fold
+        cross_validate(phantoms, folder, CONFIG, n_folds=3, test_source="site-b", **PLAIN)
+    collect(folder, maps=False)
     return folder
 
 
