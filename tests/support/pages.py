@@ -144,7 +144,7 @@ def small(words: list[str]) -> list[str]:
         "benchmark": [*PROTOCOL, "--no-audit"],
         "evaluate": ["--no-audit"],
         "quickstart": ["--epochs", "1"],
-        "lungs": ["--folds", "2"],
+        "lungs": ["--folds", "2", "--epochs", "1"],
         "phantoms": ["--number", "18" if "--follow-up" in words else "36", "--size", "64"],  # patients, or images
     }
     for i, word in enumerate(words[:-1]):
