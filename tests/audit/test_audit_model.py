@@ -216,7 +216,8 @@ def misled(planted, tmp_path_factory) -> Path:
 
 
 def test_a_model_that_learned_the_shortcut_keeps_its_performance_without_lungs(cli, planted, misled, tmp_path):
-    status, out, _ = cli("audit", planted, "--model", misled, "-o", tmp_path / "audit", "--format", "json")
+    given = ("--model", misled, "--no-features", "-o", tmp_path / "audit", "--format", "json")
+    status, out, _ = cli("audit", planted, *given)
     assert status == 1
     found = {f["code"]: f for f in json.loads(out)}
     finding = found["model-without-lungs"]

@@ -185,7 +185,8 @@ def _write(path, rows):
         writer.writerows(rows)
 
 
-def test_frozen_encoders_and_a_single_finding(data, tmp_path):
+def test_frozen_encoders_and_a_single_finding(tmp_path):
+    data = write_films(tmp_path / "data", 40, columns=True)
     config = recipe(
         "frozen",
         model="cvrnet_tiny",

@@ -135,13 +135,19 @@ def test_mirrored_images_are_marked_everywhere(sided, tmp_path):
     np.testing.assert_allclose([p.unlike_training for p in found], [p.unlike_training for p in mirrored], atol=0.02)
 
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """60 phantoms of another hospital."""
+    folder = tmp_path_factory.mktemp("else") / "data"
+    return write_phantoms(folder, 60, size=64, seed=5, sources=("elsewhere", "site-z"))
+
+
 @pytest.mark.parametrize("unlabelled", [False, True])
-def test_a_calibration_adapts_the_limit(gated, strange, tmp_path, unlabelled):
+def test_a_calibration_adapts_the_limit(gated, strange, elsewhere, tmp_path, unlabelled):
     """At most 5 % of the hospital's images are marked afterwards, and noise still is."""
-    data = write_phantoms(tmp_path / "else", 60, size=64, seed=5, sources=("elsewhere", "site-z"))
-    paths = [record.path for record in read_records(data)]
+    paths = [record.path for record in read_records(elsewhere)]
     before = Predictor.from_pretrained(gated, "cpu", "fp32")(paths)
-    result = calibrate(str(gated), data, tmp_path / "ours", unlabelled=unlabelled)
+    result = calibrate(str(gated), elsewhere, tmp_path / "ours", unlabelled=unlabelled)
     predictor = Predictor.from_pretrained(tmp_path / "ours", "cpu", "fp32")
     after = predictor(paths)
     distances = np.array([p.distances for p in before])
