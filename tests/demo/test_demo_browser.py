@@ -37,7 +37,7 @@ def browser() -> Iterator[Any]:
         pytest.skip(f"no browser: none of {', '.join(NAMES)}")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=[*OPTIONS.split(), "--no-first-run"])
-        yield browser
+        yield browser.new_context()  # one for all pages: it loads the page's programs once
         browser.close()
 
 
@@ -54,7 +54,8 @@ def address(browser: Any, predictor: Predictor) -> Iterator[str]:
 def visit(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
     """The page, loaded; at its end it must have asked nobody else, complained of nothing, and fit the window."""
     width, height = request.param
-    page = browser.new_page(viewport={"width": width, "height": height})
+    page = browser.new_page()
+    page.set_viewport_size({"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     elsewhere: list[str] = []
     complaints: list[str] = []
