@@ -100,7 +100,8 @@ def calibrate(
         DataError: Images cannot be read, or rows of the manifest are wrong.
         UserError: There are too few images, all images are of one class, or a class has only one patient. Or the model
             does not know a class, was trained on an image or its patient, or is calibrated already. Or the model
-            predicts findings or an event, or classifies several images together. Or the folder has other files.
+            predicts findings or an event, or classifies several images together. Or the folder has files that may not
+            be replaced.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     about = _about(model)

@@ -176,7 +176,7 @@ def evaluate(
 
     Raises:
         DataError: Rows of the manifest are wrong, or no image can be read.
-        UserError: The folder has other files, or the model does not know a class of the data.
+        UserError: The folder has files that may not be replaced, or the model does not know a class of the data.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     check_prevalences(prevalences)

@@ -77,7 +77,8 @@ def find_lungs(
 
     Raises:
         DataError: Rows of the manifest are wrong.
-        UserError: Fewer than ten images have a usable mask, and there is no segmenter; or the folder has other files.
+        UserError: Fewer than ten images have a usable mask, and there is no segmenter; or the folder has files that
+            may not be replaced.
     """
     callbacks = callbacks or Callbacks()
     _check(n_folds, epochs, size, phantoms)

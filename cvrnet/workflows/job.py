@@ -182,8 +182,8 @@ def open_run(
     ``split`` yields each image with its set or fold; ``further`` are further keys of run.json.
 
     Raises:
-        UserError: The folder has other files, or a run with another split or other settings; or the model cannot be
-            created.
+        UserError: The folder has files that may not be replaced, or a run with another split or other settings; or the
+            model cannot be created.
     """
     if job.processes.is_main:
         resumed = job.resume and (output / RUN).is_file()

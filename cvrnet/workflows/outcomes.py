@@ -101,8 +101,8 @@ def add_baselines(
 ) -> None:
     """Write baselines.csv (see `cvrnet.runs.baselines`) for all sets that have a table of predictions.
 
-    For a model of bags, each bag is cut down to its first film and to its last film, and ``answer`` returns the
-    probability of the event for such bags of one film. For a model of single images, ``answer`` is None.
+    For a model of bags, two bags of one film are made from each bag: one with its first film, one with its last film.
+    ``answer`` returns the probability of the event for such bags. For a model of single images, ``answer`` is None.
     """
     found = {}
     for part, table in tables.items():

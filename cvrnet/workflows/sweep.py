@@ -191,7 +191,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     """Return the config with the named model; ``MODEL:ABLATION`` means a variant of a CVR-Net (see `ABLATIONS`).
 
     Raises:
-        UserError: The ablation does not exist, or the model is not a CVR-Net.
+        UserError: The ablation does not exist, or the model is not a CVR-Net of two encoders.
 
     >>> model_config("cvrnet:p3", TrainConfig()).model_kwargs
     {'scales': 'deepest'}
@@ -227,7 +227,7 @@ def _check(model: str, config: TrainConfig, num_classes: int) -> None:
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per source: mean ± std over folds on the other sources and on this source, and the drop."""
+    """Return one row per source: scores (mean ± std over folds) on the other sources and on this one, and the drop."""
     rows = []
     for source, entry in summary["sources"].items():
         row = {"source left out": source, "images": entry["images"]}
