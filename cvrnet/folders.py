@@ -178,8 +178,9 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
 
 @contextmanager
 def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterator[None]:
-    """Lock a folder, or a part of it, against writing by other processes; folder and part need not exist.
+    """Lock a folder, or only the entry ``part`` in it (such as a fold's folder), against writing by other processes.
 
+    The folder and the entry need not exist.
     Several processes can hold a ``shared`` lock on one folder. The operating system releases the lock when the process
     ends, even if it is killed, so an old lock file locks nothing. On Windows, and on file systems without locks,
     nothing is locked.

@@ -383,7 +383,7 @@ def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, 
 
 def _listed(files: str | Sequence[str]) -> Sequence[str]:
     if isinstance(files, bool):
-        raise UserError(f"encoder_weights={files}; expected NAME=FILE; pretrained=True loads the encoders' own weights")
+        raise UserError(f"encoder_weights={files}; expected NAME=FILE; for encoders' own weights, use pretrained=True")
     return [files] if isinstance(files, str) else files
 
 
@@ -430,8 +430,8 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
     """Build a variant with timm's builder.
 
     With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
-    repository), otherwise the encoders' own weights. A trained checkpoint holds the encoders' weights, so it loads
-    without a download. Its config is not trusted, so it may not name repositories or folders as encoders.
+    repository), otherwise the encoders' own weights. A whole model's weights include its encoders' weights, so these
+    are not downloaded. Its config is not trusted, so it may not name repositories or folders as encoders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.

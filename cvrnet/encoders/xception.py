@@ -29,7 +29,7 @@ class XceptionEncoder(nn.Module):
 
     In prediction with bfloat16 or float16, the parts with the largest rounding errors stay in float32: the stem, the
     first two blocks, and in the third block the skip and the depthwise convolutions. Each output of a depthwise
-    convolution is a sum of only nine products.
+    convolution is a sum of only nine products, so their rounding errors hardly average out.
 
     The arguments are those of `create_encoder`, without ``img_size``.
     """

@@ -45,9 +45,10 @@ def draw_studies(
     all bags.
 
     Yields:
-        For each of the (up to `TOP`) pictures with the most attention, a row and a list of problems. The row has
-        ``path`` (the picture), ``study``, ``prediction``, ``class``, ``probability`` of that class, ``attention``, and
-        the file names ``figure`` (the bars) and ``network`` (the overlay). A bag that has no prediction has one row.
+        For each bag, a row and a list of problems for each of its (up to `TOP`) pictures with the most attention. The
+        row has ``path`` (the picture), ``study``, ``prediction``, ``class``, ``probability`` of that class,
+        ``attention``, and the file names ``figure`` (the bars) and ``network`` (the overlay). A bag that has no
+        prediction has one row.
 
     Raises:
         UserError: The model does not know the class.

@@ -212,7 +212,7 @@ def _check_results(output: Path, overwrite: bool) -> bool:
         raise UserError(f"{existing[0]} exists; --overwrite replaces it")
     earlier = (output / SUMMARY).is_file() and "images_with_masks" in read_json(output / SUMMARY)
     if existing and not earlier:
-        raise UserError(f"{existing[0]} is not a file of `cvrnet explain --measure`; choose another folder")
+        raise UserError(f"{existing[0]} exists, but `cvrnet explain --measure` did not write it; choose another folder")
     return earlier
 
 

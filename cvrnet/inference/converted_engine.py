@@ -50,7 +50,7 @@ class ConvertedEngine:
     ahead = 0  #: see `TorchEngine`
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Predict images immediately; return a function that returns the result (see `TorchEngine.start`)."""
+        """Predict images now; return a function that returns the result, as the engines that predict later do."""
         answer = self(pixels, size)
         return lambda: answer
 

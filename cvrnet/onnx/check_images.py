@@ -34,7 +34,7 @@ def check_pixels(
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
     They come from the data set `given` by the user. If the user gave no data set, they come from the data set of the
-    training; if this data set cannot be read, they are phantoms.
+    training; if this data set cannot be read, they are phantoms (synthetic images).
 
     Raises:
         UserError: The user gave a data set, and none of its images can be read.

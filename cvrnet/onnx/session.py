@@ -51,7 +51,9 @@ class OnnxEngine:
         """Number of heads; UserError if the file has none."""
         if not self._heads:
             name = self.pretrained_cfg["architecture"]
-            raise UserError(f"{name} gives no probabilities of heads; expected a CVR-Net that averages them")
+            raise UserError(
+                f"{name} gives no probabilities of heads; expected a CVR-Net that averages its heads' probabilities"
+            )
         return self._heads
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -97,8 +99,8 @@ def load_onnx(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, ``fp32``, or ``bf16`` (only with OpenVINO, on processors with bfloat16).
         engine: One of ``ENGINES``. ``auto`` takes ONNX Runtime, except in one case: OpenVINO is installed, the device
-            is a CPU, and there are at least `OPENVINO_PAYS` images (or fewer, if the dtype is ``bf16`` or ONNX Runtime
-            is not installed). In this case ``auto`` takes OpenVINO.
+            is a CPU, and there are at least `OPENVINO_PAYS` images (any number of images, if the dtype is ``bf16`` or
+            ONNX Runtime is not installed). In this case ``auto`` takes OpenVINO.
         images: Number of images that will be predicted; None for many.
 
     Raises:

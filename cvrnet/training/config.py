@@ -179,14 +179,17 @@ class TrainConfig:
         if self.outcome and self.findings:
             raise UserError(
                 f"outcome={self.outcome!r} gives each image one label, findings give it several; "
-                "expected only one of the two settings"
+                "set either outcome or findings, not both"
             )
         if self.segmenter and not self.lungs:
             raise UserError(f"segmenter={self.segmenter!r} needs lungs='mask' or lungs='crop'")
         if self.lungs and self.unit != "image":
             raise UserError(f"lungs={self.lungs!r} needs unit='image', and unit is {self.unit!r}")
         if self.batch_size < self.grad_accum:
-            raise UserError(f"batch_size={self.batch_size} cannot be split into grad_accum={self.grad_accum} parts")
+            raise UserError(
+                f"batch_size={self.batch_size} cannot be split into grad_accum={self.grad_accum} parts; expected a "
+                "batch_size that is at least grad_accum"
+            )
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
 
     @property

@@ -133,7 +133,7 @@ class FrozenEncoders:
         return self.network
 
     def inputs(self, vectors: Tensor) -> Tensor:
-        """Return the network's input: a batch of the loader, moved to the device."""
+        """Return the network's input: the vectors of a batch of the loader, moved to the device."""
         return vectors.to(self.processes.device, non_blocking=True)
 
     def validate(self) -> NDArray[np.float64]:

@@ -60,8 +60,10 @@ def fit_sides(
 ) -> NoveltyHead:
     """Add the detection of mirrored images to a novelty head: a ridge regression on the maps' left-right differences.
 
-    The regression learns the value 1 for mirrored images, and -1 for images as they are. If at most the share
-    `LEAST_TOLD` of the validation images get a negative value, as with symmetrical objects, the head stays unchanged.
+    The regression learns the value 1 for mirrored images, and -1 for images as they are. No validation image is
+    mirrored, so their values should be negative. If only the share `LEAST_TOLD` of the values or less is negative, the
+    regression cannot detect mirrored images, for example because left and right look alike in all images. The head then
+    stays unchanged.
 
     Otherwise, the regression is shifted so that the median of its values for the validation images is 0. Let d be the
     distance that the share ``FALSE_ALARMS - SIDE_ALARMS`` of the validation images exceeds. The regression is scaled so

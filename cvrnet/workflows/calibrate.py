@@ -88,9 +88,9 @@ def calibrate(
     in config.json, and `Predictor` applies it to the probabilities averaged over heads and folds. So the folds of a run
     are calibrated together, as an ensemble.
 
-    The folder gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are known, and
-    tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html. Other arguments:
-    see `cvrnet.workflows`.
+    The folder ``output`` gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are
+    known, and tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html. Other
+    arguments: see `cvrnet.workflows`.
 
     Returns:
         ``rows`` of tables/before_after.csv, ``sentences`` (the verdict and warnings), and ``calibration``, as in

@@ -164,9 +164,9 @@ def evaluate(
     """Score a trained model on labelled images, and write the report.
 
     ``model`` is a run folder (all its folds as an ensemble, or only ``folds``), a fold folder, ``local-dir:FOLDER``,
-    ``hf-hub:user/repo[@revision]`` or an ONNX file. The folder gets run.json, metrics.json, predictions.csv, figures/,
-    tables/, report.html and audit.html. For each of the ``prevalences`` (default: 1, 5, 10, 20 and 50 %), the report
-    gives PPV and NPV of each operating point. Other arguments: see `cvrnet.workflows`.
+    ``hf-hub:user/repo[@revision]`` or an ONNX file. The folder ``output`` gets run.json, metrics.json, predictions.csv,
+    figures/, tables/, report.html and audit.html. For each of the ``prevalences`` (default: 1, 5, 10, 20 and 50 %), the
+    report gives PPV and NPV of each operating point. Other arguments: see `cvrnet.workflows`.
 
     Classes are matched by name: the data may lack some of the model's classes, but may not have others. Images
     that cannot be read are left out and named in run.json (``left_out``).
