@@ -14,7 +14,9 @@ from cvrnet.metrics.inputs import check
 
 
 def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
-    """Return all scores of one set of predictions, ready for JSON (arXiv 2007.11993, section 2.4 "Evaluation", Table 3).
+    """Return all scores of one set of predictions, ready for JSON.
+
+    See section 2.4 "Evaluation" and Table 3 of the first paper (arXiv 2007.11993).
 
     The keys are ``classes``, ``n``, ``accuracy``, ``balanced_accuracy``, ``log_loss``, ``brier_score``,
     ``expected_calibration_error``, ``weighted`` (recall, precision, f1), ``macro`` (recall, precision, f1, roc_auc,
