@@ -1,8 +1,8 @@
 """Load encoders from models that timm saved: ``hf-hub:user/repo[@revision]`` and ``local-dir:FOLDER``.
 
 Any repository that timm wrote (``push_to_hf_hub``, ``save_for_hf``) can be an encoder: its config.json gives the
-architecture and its arguments, and the normalisation of its images. A repository may be untrusted, so only these values
-are used, after a check, and the weights are read only from files with fixed names.
+architecture and its arguments, and the size and the normalisation of its images. A repository may be untrusted, so only
+these values are used, after a check, and the weights are read only from files with fixed names.
 """
 
 from __future__ import annotations

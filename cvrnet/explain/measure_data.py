@@ -62,12 +62,12 @@ def measure(
 ) -> Measurements:
     """Score the maps of every part on the images that have masks.
 
-    Every image is explained three times for one class: by the trained network, by a network with random heads, and by a
-    network with random weights everywhere. A row holds the image's ``path, label, prediction, target, patient_id``;
-    ``part``, ``mask`` and ``weights``; ``share`` and the measures of `localisation`. For a map that is zero or flat,
-    the measures are None, and ``refused`` gives the reason. ``threshold`` is the threshold of the IoU, ``seed`` the
-    seed of the random weights. ``on_explained`` is called after each explanation. The other arguments are those of
-    `explain`.
+    Every image is explained three times, for the same class: by the trained network, by a network with random heads,
+    and by a network with random weights everywhere. Without ``target``, this is the class that the trained network
+    predicts. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``, ``mask`` and
+    ``weights``; and the results of `localisation`: ``share`` and the measures. If an image has no map of the part, the
+    measures are None, and ``refused`` gives the reason. ``threshold`` is the threshold of the IoU, ``seed`` the seed of
+    the random weights. ``on_explained`` is called after each explanation. The other arguments are those of `explain`.
     """
     found = Measurements()
     usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
@@ -161,8 +161,8 @@ def measure_data(
     """Score a model's maps on the images of a data set that have masks; write localisation.json and localisation.csv.
 
     With ``out_of_fold``, ``model`` is the run of a cross-validation, and each image is explained by the model of the
-    fold that tested the image. ``progress`` is called after each explanation with the number done and the total.
-    ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
+    fold that tested the image. ``progress`` is called after each explanation with the number of explanations done
+    and the total. ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
 
     Returns:
         The content of localisation.json, and the number of images left out because no finished fold tested them.
