@@ -8,7 +8,7 @@ without an id counts as a separate patient. No two sets share a patient.
 **Held back.** These are the images of the test source or, without a test source, the images whose ``split`` is
 ``test``. No job trains or validates on them. They are scored as the set ``independent``.
 
-Needs scikit-learn, which comes with ``pip install cvrnet[train]``.
+Unless `findings` are given, folds need scikit-learn, which comes with ``pip install cvrnet[train]``.
 """
 
 from __future__ import annotations

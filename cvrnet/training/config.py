@@ -151,7 +151,7 @@ class TrainConfig:
     hflip_p: float = 0.5  #: probability of a horizontal flip
     vflip_p: float = 0.5  #: probability of a vertical flip
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
-    val_fraction: float = 0.2  #: part of the patients used for validation if no image has the split ``val``
+    val_fraction: float = 0.2  #: patients with about this share of the images validate if no ``split`` is ``val``
     seed: int = 0  #: determines initial weights, order, augmentation and splits
     amp: str = "auto"  #: number format of the computations: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``
     device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``
