@@ -1,6 +1,7 @@
 """Write manifests of public data sets of chest radiographs, from their authors' folders; nothing is downloaded.
 
-Each module, except `folder` and `public_set`, describes one data set: where its description is, what its folder contains, and how its tables become rows.
+Each module, except `folder` and `public_set`, describes one data set: where its description is, what its folder
+contains, and how its tables become rows.
 """
 
 from __future__ import annotations
