@@ -275,7 +275,9 @@ def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
     """Map each finished fold of a cross-validation to the images that the fold tested."""
     asked = held_out(run, records)
     if not asked.known or (run / CONFIG).is_file():
-        raise UserError(f"{run} has no {SPLIT} of folds; --out-of-fold expects the run of `cvrnet crossval`")
+        raise UserError(
+            f"{run} has no {SPLIT} that assigns images to folds; --out-of-fold expects the run of `cvrnet crossval`"
+        )
     images_of = {
         model: [record for record in records if asked.models_for_image.get(record.name) == (i,)]
         for i, model in enumerate(asked.models)

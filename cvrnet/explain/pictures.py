@@ -93,7 +93,7 @@ def plot_explanation(
     threshold: float = THRESHOLD,
     lesion: NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """Return the figure of an image: the image itself, and a panel for each of the explained parts, in their order.
+    """Return the figure of an image: the image itself, then a panel for each part in ``parts``, in this order.
 
     If a part has no map, its panel shows the reason as text. ``lesion`` is a mask (H, W), outlined in every panel.
     """
