@@ -25,7 +25,8 @@ from cvrnet.metrics.novelty import unlike
 class Predictor:
     """Classifies image files with a trained model, or with the folds of a run as an ensemble.
 
-    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2 section 4.3).
+    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (section 4.3 of the
+    second CVR-Net paper, medRxiv 2020.11.07.20227504).
 
     Args:
         models: Networks with equal classes and preprocessing. They are moved to the device and set to evaluation mode.

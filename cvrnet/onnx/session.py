@@ -76,7 +76,10 @@ class OnnxEngine:
     ahead = 0  #: number of further batches to start before waiting for a batch's result
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
-        """Predict images now; return a function that returns the result, as the engines that predict later do."""
+        """Predict images now; return a function that returns the result.
+
+        `cvrnet.inference.torch_engine.TorchEngine.start` returns a function, too.
+        """
         answer = self(pixels, size)
         return lambda: answer
 
