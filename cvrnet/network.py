@@ -37,9 +37,9 @@ __all__ = ["CVRNet"]
 class CVRNet(nn.Module):
     """Multi-encoder, multi-scale classifier (v1 section 2.2, v2 section 5.1).
 
-    With two encoders there are five heads, as in the papers. P1 and P2 use the two shallower maps of encoder 1. P3 uses
-    the deepest maps of both encoders, concatenated. P4 and P5 use the two shallower maps of encoder 2. One encoder
-    gives three heads, three encoders give seven.
+    With two encoders there are five heads, as in the papers. P1 and P2 each use one of the two shallower maps of
+    encoder 1. P3 uses the deepest maps of both encoders, concatenated. P4 and P5 each use one of the two shallower maps
+    of encoder 2. One encoder gives three heads, three encoders give seven.
 
     ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. With ``task="multilabel"``, the
     sigmoids of the logits are the mean of the heads' sigmoids. ``forward_features`` returns the maps of all heads as
@@ -51,7 +51,7 @@ class CVRNet(nn.Module):
             of a saved model then states the encoder's architecture and arguments instead of this name, so the saved
             model loads without the repository or folder.
         encoder_args: Further arguments of each encoder, in the order of ``encoders``.
-        num_classes: 2 or more, or 0 for no classifier.
+        num_classes: At least 2 (with ``task="multilabel"``, at least 1), or 0 for no classifier.
         in_chans: Number of channels of the image.
         hidden_sizes: Widths of each head's dense layers.
         act_layer: Activation of the heads, by timm's name.
@@ -71,8 +71,8 @@ class CVRNet(nn.Module):
         average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
         task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, and an image may have several.
         unit: ``"image"``: one prediction for each image. ``"study"`` or ``"patient"``: one prediction for a bag of
-            images, which the head pools (`cvrnet.heads.BagHead`); ``forward`` then takes each image as a bag of one.
-        pooling, time: Settings of the head for bags, as in `cvrnet.heads.BagHead`.
+            images, which `cvrnet.heads.BagHead` pools; ``forward`` then takes each image as a bag of one.
+        pooling, time: As in `cvrnet.heads.BagHead`.
         device, dtype: Device and dtype of the parameters.
 
     Raises:

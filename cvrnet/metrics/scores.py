@@ -29,7 +29,7 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
       as in the tables of the CVR-Net papers, so weighted recall is the accuracy. In ``macro`` and ``weighted``, the
       precision of a class that is never predicted counts as 0, as in scikit-learn; in ``per_class`` it is None.
     - AUC and average precision compare one class with the others; AUC needs at least one sample of the class and one of
-      another class. With two classes, the macro AUC is the AUC.
+      another class. With two classes, both have the same AUC, which is also the macro AUC.
     - log_loss is the mean of -ln p(true class), with p clipped at 2.2e-16.
 
     >>> s = classification_scores([0, 0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])

@@ -77,12 +77,12 @@ def calibrate(
 ) -> dict[str, Any]:
     """Calibrate a model on images of another hospital; the result is an ordinary model that every command accepts.
 
-    With labelled images, this fits one temperature and a bias for each class (`cvrnet.metrics.recalibration`), and
-    chooses new thresholds, prediction sets and limits of uncertainty (`cvrnet.metrics.abstention`). The scores before
-    and after are cross-validated by patient. With ``unlabelled`` images, this estimates the share of each class and
-    corrects the probabilities for the shares (`fit_prior`); the result has no thresholds, because thresholds need
-    labels. In both cases, the result marks images that are less like the training images than 95 % of the images in
-    ``data`` (`cvrnet.heads.novelty`).
+    With labelled images, this fits one temperature for all classes and a bias for each class
+    (`cvrnet.metrics.recalibration`), and chooses new thresholds, prediction sets and limits of uncertainty
+    (`cvrnet.metrics.abstention`). The scores before and after are cross-validated by patient. With ``unlabelled``
+    images, this estimates the share of each class and corrects the probabilities for the shares (`fit_prior`); the
+    result has no thresholds, because thresholds need labels. In both cases, the result marks images that are less like
+    the training images than 95 % of the images in ``data`` (`cvrnet.heads.novelty`).
 
     ``model`` is as in `cvrnet.workflows.evaluate`, but not an ONNX file. The weights do not change: the calibration is
     in config.json, and `Predictor` applies it to the probabilities averaged over heads and folds. So the folds of a run
