@@ -73,8 +73,8 @@ def predict(
 
     In a CT (DICOM: a folder of slices, or a file of many frames), each slice has a row. After all slices of a patient
     come a row with the mean of each series, if there are several, and a row with the mean of all these slices. A model
-    that was trained with --unit gives one row for each study or patient: a volume (NIfTI, DICOM series), the images
-    with one study_id (or patient_id) in a manifest, or the images in one folder.
+    that was trained with --unit study or --unit patient gives one row for each study or patient: a volume (NIfTI, DICOM
+    series), the images with one study_id (or patient_id) in a manifest, or the images in one folder.
 
     \b
     Examples:
