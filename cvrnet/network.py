@@ -431,7 +431,8 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
 
     With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
     repository), otherwise the encoders' own weights. A whole model's weights include its encoders' weights, so these
-    are not downloaded. Its config is not trusted, so it may not name repositories or folders as encoders.
+    are not downloaded. The whole model's config is not trusted, so this config must not name repositories or folders as
+    encoders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.

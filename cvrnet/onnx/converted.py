@@ -57,7 +57,7 @@ class ConvertedCopy:
         return check_pixels(preprocessing, None, training_data(self._folder))[0]
 
     def known_difference(self, opened: OnnxEngine) -> float | None:
-        """Return what `keep_difference` stored for this engine, its version and its number format; None without it."""
+        """Return what `keep_difference` stored for this engine, its version and number format, else None."""
         found = self._notes().get(_name(opened))
         return found if isinstance(found, float) else None
 

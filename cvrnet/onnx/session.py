@@ -129,7 +129,7 @@ def _open(path: Path, device: str, dtype: str, engine: str, images: float | None
         if kind == "cuda":
             raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
         if dtype in ("tf32", "fp16"):
-            raise UserError(f"{dtype} needs a CUDA device, not cpu; expected auto, fp32 or bf16")
+            raise UserError(f"OpenVINO does not compute in {dtype}; expected auto, fp32 or bf16")
         session, precision = _open_openvino(path, dtype)
         return engine, session, "cpu", precision
     if dtype not in ("auto", "fp32"):
