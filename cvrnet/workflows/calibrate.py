@@ -201,8 +201,8 @@ def _refuse_images(
     if seen := known.found(records):
         who = f" (patient {seen[0].patient_id})" if seen[0].patient_id else ""
         raise UserError(
-            f"the model was trained or validated on {len(seen)} of the {len(records)} images or on other images of "
-            f"their patients, such as {seen[0].name}{who}; remove these {len(seen)} images from the data"
+            f"the model was trained or validated on {len(seen)} of the {len(records)} images, such as "
+            f"{seen[0].name}{who}, or on other images of their patients; remove these {len(seen)} images from the data"
         )
     return known.rows
 

@@ -286,7 +286,7 @@ def read_for(
 
 
 def refuse_findings(predictor: Predictor, what: str) -> None:
-    """Raise UserError for a model of findings; ``what`` is the command, which needs one class per image."""
+    """Raise UserError for a model of findings; ``what`` names the job, which needs one class per image."""
     if predictor.task == "multilabel":
         raise UserError(
             f"{predictor.name} is a model of findings; {what} is for models of one class per image; `cvrnet evaluate` "

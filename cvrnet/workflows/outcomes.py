@@ -91,7 +91,7 @@ def outcome_of(predictor: Predictor) -> Outcome | None:
 
 
 def refuse_outcome(model: Any, what: str) -> None:
-    """Raise UserError for a model that predicts an event; ``what`` is the command, which needs a model of labels."""
+    """Raise UserError for a model that predicts an event; ``what`` names the job, which needs a model of labels."""
     if outcome := Outcome.from_note(outcome_note(model.pretrained_cfg)):
         raise UserError(f"the model predicts the event {outcome.column}; {what} needs a model of labels")
 
