@@ -50,10 +50,10 @@ def refuse_one_sided(truth: np.ndarray, names: Sequence[str], which: str) -> Non
     """
     for name, column in zip(names, truth.T, strict=True):
         if np.isnan(column).all():
-            raise UserError(f"{which} has a label for {name}; name the findings without {name} in --findings")
+            raise UserError(f"{which} has a label for {name}; name only the other findings in --findings")
         for value, verb in ((1, "has"), (0, "is known to lack")):
             if not (column == value).any():
-                raise UserError(f"{which} {verb} {name}; name the findings without {name} in --findings")
+                raise UserError(f"{which} {verb} {name}; name only the other findings in --findings")
 
 
 def refuse_missing_findings(records: Sequence[Record], names: Sequence[str]) -> None:

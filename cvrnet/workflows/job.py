@@ -104,8 +104,9 @@ def start_job(
 ) -> Iterator[Job]:
     """Open the folder, read the data set and decode its images; only the main process locks the folder and decodes.
 
-    When the ``with`` block has succeeded, the new run replaces the old run. ``kind`` is the job's kind in run.json;
-    ``part`` is the fold if the job trains only one. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
+    If the folder has an earlier run that the job does not continue, the new run replaces it when the ``with`` block has
+    succeeded. ``kind`` is the job's kind in run.json; ``part`` is the fold if the job trains only one. Other arguments:
+    see `cvrnet.workflows` and `open_run_folder`.
 
     Raises:
         DataError: The data set has errors; the message lists everything that is wrong with the manifest and the images.

@@ -86,14 +86,14 @@ def read_outcome(
 
 
 def outcome_of(predictor: Predictor) -> Outcome | None:
-    """Return the outcome that a model predicts; None for a model of labels."""
+    """Return the outcome that a model predicts; None for a model that predicts labels."""
     return Outcome.from_note(outcome_note(predictor.models[0].pretrained_cfg))
 
 
 def refuse_outcome(model: Any, what: str) -> None:
-    """Raise UserError for a model that predicts an event; ``what`` names the job, which needs a model of labels."""
+    """Raise UserError for a model that predicts an event; ``what`` names the job that refuses it."""
     if outcome := Outcome.from_note(outcome_note(model.pretrained_cfg)):
-        raise UserError(f"the model predicts the event {outcome.column}; {what} needs a model of labels")
+        raise UserError(f"the model predicts the event {outcome.column}; {what} needs a model that predicts labels")
 
 
 def add_baselines(
