@@ -119,8 +119,8 @@ def write_private(path: str | Path, content: bytes, sync: bool = True) -> None:
 def write_text(path: str | Path, text: str) -> None:
     r"""Write text atomically, in UTF-8 with Unix line ends.
 
-    A byte of a file name that is not valid UTF-8 is written as an escape such as ``\udcff``. A JSON parser converts the
-    escape back.
+    If the text contains a file name that is not valid UTF-8, each wrong byte is written as an escape such as
+    ``\udcff``. A JSON parser converts the escape back.
     """
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

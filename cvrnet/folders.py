@@ -50,7 +50,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def can_be_renamed(folder: Path) -> bool:
-    """Return whether a folder can be renamed: its parent folder is writable, and it is not a mount point."""
+    """Return whether a folder can be renamed: it is not a mount point, and its parent folder is writable."""
     return not os.path.ismount(folder) and os.access(folder.parent, os.W_OK)
 
 
@@ -72,7 +72,7 @@ def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
             f"{folder} holds {foreign[0]}{more}; --overwrite would remove this, although it is not part of the result; "
-            "move it, or choose another folder"
+            "move it out of the folder, or choose another folder"
         )
 
 
@@ -178,8 +178,9 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
 
 @contextmanager
 def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterator[None]:
-    """Lock a folder, or a part of it, against writing by other processes; folder and part need not exist.
+    """Lock a folder, or only the entry ``part`` in it (such as a fold's folder), against writing by other processes.
 
+    The folder and the entry need not exist.
     Several processes can hold a ``shared`` lock on one folder. The operating system releases the lock when the process
     ends, even if it is killed, so an old lock file locks nothing. On Windows, and on file systems without locks,
     nothing is locked.

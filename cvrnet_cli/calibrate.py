@@ -20,7 +20,7 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def calibrate(model: str, data: Path, output: Path, **settings: Any) -> None:
     """Calibrate MODEL on DATA, 20 to 200 images of the hospital where the model will be used.
 
-    With labels, the calibration has a temperature and a bias for each class, new thresholds, prediction sets, limits of
+    With labels, the calibration has one temperature, a bias for each class, new thresholds, prediction sets, limits of
     uncertainty (for --abstain of cvrnet predict), and a new limit above which images are marked as unusual. The table
     gives each score before and after, cross-validated by patient, with 95 % intervals. Images or patients that the
     model was trained on are refused.

@@ -40,7 +40,7 @@ def crossval(
       cvrnet crossval manifest.csv -o run --test-source figure1
       cvrnet crossval manifest.csv -o shift --leave-one-source-out
       cvrnet crossval manifest.csv -o other --split-from run/split.csv --model densenet121
-      cvrnet crossval manifest.csv -o run --only-fold 3     (and so on, then:)
+      cvrnet crossval manifest.csv -o run --only-fold 3     (once for each fold, then:)
       cvrnet crossval --collect run
     """
     from cvrnet import workflows

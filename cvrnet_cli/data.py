@@ -11,7 +11,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say
 @click.command(short_help="Show what a data set contains: counts, sizes, a contact sheet, problems.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
-@options.output("PNG file for a contact sheet: some images of each label and source.", metavar="SHEET.png")
+@options.output("PNG file for a contact sheet: some images of each label from each source.", metavar="SHEET.png")
 @options.style
 @options.overwrite
 def data(data: Path, output: Path | None, style: str, overwrite: bool) -> int:

@@ -38,10 +38,10 @@ def export(model: str, output: Path, **settings: Any) -> None:
 
     MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
     The file takes any number of uint8 images, normalises them itself, and contains class names and preprocessing. It
-    is written only if its probabilities equal PyTorch's within 1e-4. With --int8, it is written only if at least 98 %
-    of the images keep their predicted class, and the accuracy falls by at most one percentage point (for findings: at
-    least 98 % of the decisions stay, and the mean AUC falls by at most 0.01). cvrnet predict and cvrnet evaluate accept
-    the file as MODEL.
+    is written only if its probabilities equal PyTorch's within 1e-4. With --int8, int8 is then compared with float32 on
+    images of --calibration: at least 98 % of them must keep their predicted class, and the accuracy may fall by at most
+    one percentage point (for findings: at least 98 % of the decisions must stay, and the mean AUC may fall by at most
+    0.01). Otherwise, no file is written. cvrnet predict and cvrnet evaluate accept the file as MODEL.
 
     \b
     Examples:

@@ -19,10 +19,11 @@ def tune(model: str, paths: tuple[str, ...], **settings: Any) -> None:
     """Find the parts of MODEL that must compute in float32, on images at PATH... that are not training images.
 
     In bfloat16, a few parts of a network must stay in float32, so that the probabilities hardly change. These parts
-    depend on the weights. The command uses 64 images to find a small set of parts with which no probability changes by
-    more than 0.0025, and stores it in MODEL's config.json; then cvrnet predict is faster. After a training in bfloat16,
-    cvrnet train and crossval do the same with the validation images, if there are at least 32, but not for models
-    that classify all images of a study or patient together.
+    depend on the weights. The command uses at most 64 of the images to find a small set of parts. With these parts in
+    float32, no probability of these images differs by more than 0.0025 from its value in float32. The set is stored in
+    MODEL's config.json. In bfloat16, cvrnet predict is then usually faster than before. After a training in bfloat16,
+    cvrnet train and crossval do the same with the validation images, if there are at least 32, but not for models that
+    classify all images of a study or patient together.
 
     \b
     Examples:

@@ -155,7 +155,7 @@ cvrnet models
 
 Parameters and multiply-adds (GMACs) are for three classes and an image of {size[1]} x {size[2]} pixels. You can also
 use any other pair of timm's models [by name](../howto/choose-an-encoder-pair.md). No pretrained weights of a whole
-network are published; `pretrained=True` loads ImageNet weights into the encoders.
+network are published; `pretrained=True` loads ImageNet weights into the encoders (for `cvrnet_keras`, it is an error).
 """
 
 

@@ -64,8 +64,9 @@ def read_audited(
 
     Images have one label each, or may have several findings, such as edema. They may have several findings in three
     cases: ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there
-    are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images for which
-    no finding is known are left out. If images have one label each, the returned list of names is empty.
+    are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images
+    without a known value for any finding are left out. If images have one label each, the returned list of names is
+    empty.
 
     Raises:
         DataError: No image is left, or a cell of a finding or a label is wrong (see `cvrnet.data.findings`).
@@ -147,7 +148,7 @@ def audit(
         workers: Number of threads that read images.
         examination: Collects the predictions of a trained model, which are then also audited.
         any_body_part: Also read DICOM files that are not of the chest.
-        features: Compute the features of a network. Without features, labels are not checked, and pictures that are not
+        features: Compute the features of a network. Without features, wrong labels and pictures that are not
             radiographs are not found.
         finder: Black out everything outside the lungs, or crop the images to the lungs, before they are measured.
             Features are always computed from whole pictures.
@@ -167,7 +168,7 @@ def audit(
             )
         for predictor in examination.models:
             predictor.use_masks(records)
-    records = [r for r in records if r.label] if names else records  # without a label, no finding is known
+    records = [r for r in records if r.label] if names else records  # without a label, no finding has a known value
     findings = _label_findings(records, names, uncertain, course) if records else []
     with tempfile.TemporaryDirectory(prefix="cvrnet-audit-") as folder:
         step("reading images")

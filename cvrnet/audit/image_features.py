@@ -22,7 +22,7 @@ def image_features(records: Sequence[Record], any_body_part: bool = False) -> np
     """Return mean and standard deviation of each feature map over space, float32 (n, 2, d), or why they are missing.
 
     The d maps are the feature maps of EfficientNet-Lite0 (ImageNet). Each number is standardised over the images. The
-    features are stored beside the decoded images, so a second audit does not compute them again.
+    features are stored in the folder of `ImageCache`, so a second audit does not compute them again.
     """
     if len(records) < MIN_IMAGES:
         return f"this needs at least {MIN_IMAGES} images"

@@ -43,7 +43,10 @@ def describe(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def root(descriptors: np.ndarray) -> np.ndarray:
-    """Scale descriptors to length 1 so that their dot product is the Hellinger kernel (RootSIFT, Arandjelović 2012)."""
+    """Scale descriptors to sum 1 and take square roots (RootSIFT, Arandjelović 2012).
+
+    The dot product of two results is the Hellinger kernel.
+    """
     values = descriptors.astype(np.float32)
     return np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
 

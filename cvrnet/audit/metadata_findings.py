@@ -31,10 +31,11 @@ _SHARED: dict[str, tuple[Severity, str]] = {
 
 
 def cramers_v(table: np.ndarray) -> float:
-    """Return Cramér's V of a contingency table, corrected for bias: 0 if independent, 1 if one value fixes the other.
+    """Return Cramér's V of a contingency table, bias-corrected: 0 if independent, 1 if one value determines the other.
 
     The correction is Bergsma's (J. Korean Stat. Soc. 42, 2013): without it, V is well above 0 for a data set of few
-    images from many sources, even if label and source are independent. A table with one row or one column gives 0.
+    images from many sources, even if label and source are independent. A table with one row or one column gives 0, and
+    so does a table of so few images that V cannot be corrected, such as the last example.
 
     >>> cramers_v(np.array([[50, 50], [50, 50]])), round(cramers_v(np.array([[100, 0], [0, 100]])), 2)
     (0.0, 1.0)

@@ -15,10 +15,10 @@ WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TUR
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Find how each picture is stored, if not upright; return the margin of this way over upright, and its index.
+    """Find, for each picture, which way other than upright fits best; return its margin over upright, and its index.
 
     Both arrays are (n,). `WAYS` lists the ways in which a picture can be stored; the index is the way's place there.
-    Each way has a fit, explained below; the margin is the highest fit of a way other than upright, minus upright's fit.
+    Each way has a fit, explained below; the margin is the fit of the best way other than upright, minus upright's fit.
 
     ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Each picture gets eight copies, one changed in each
     way. Ridge regression learns to tell from a copy how it was changed, and then judges the copies of patients that it

@@ -1,4 +1,4 @@
-"""Make findings about a data set of an outcome: films from after the event, and how well the view alone predicts it."""
+"""Make findings about a data set of an outcome: films from after the event, and prediction by the view (AP or PA)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cvrnet.metrics.bootstrap import auc_interval
 
 
 def outcome_findings(course: Course, records: Sequence[Record]) -> list[Finding]:
-    """Report films from the event's day or later, and how well the view predicts the event.
+    """Report films from the event's day or later, and how well the view (AP or PA) predicts the event.
 
-    Also report if the outcome's column has no days, or values that may not be days (`Course.notes`).
+    Also report if the outcome's column says yes or no, without a day, or has only 0 and 1 (`Course.notes`).
     """
     column = course.outcome.column
     findings = [

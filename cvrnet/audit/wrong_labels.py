@@ -109,8 +109,8 @@ def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.
     """Return probabilities (n, C) of the labels of images, from ``p`` and the labels of the patient's other images.
 
     Bayes' rule: ``p`` (n, C), from the image alone, is multiplied by the likelihood of the other images' labels, given
-    the image's label. The likelihood is counted in these images, so the other labels have little effect if the labels
-    of a patient often change. Several other images together count as one (geometric mean), because they are not
+    the image's label. The likelihood is counted over all n images, so the other labels have little effect if the
+    labels of a patient often change. Several other images together count as one (geometric mean), because they are not
     independent.
 
     ``y`` (n,) are the indices of the labels, and contain each of the C classes; ``patients`` (n,) are the patients.

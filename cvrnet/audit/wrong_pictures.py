@@ -29,8 +29,8 @@ ADVICE = "Look at these images: remove pictures that are not chest radiographs; 
 def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
     """Find the pictures that are probably wrong, and say what is wrong with each.
 
-    ``features`` is the result of `image_features`, (n, 2, d); only the means are used. If it is a text that says why
-    there are no features, pictures of other things are not searched for.
+    ``features`` is the result of `image_features`: an array (n, 2, d), of which only the means [:, 0] are used, or a
+    text that says why there are no features. Without features, pictures unlike the others are not searched for.
     """
     code, records = "wrong-pictures", measured.records
     if len(records) < MIN_IMAGES:
@@ -46,9 +46,10 @@ def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, s
         problems.setdefault(int(i), ("unlike the others, perhaps not a chest radiograph", float(odd[i])))
     for i in np.flatnonzero(margins > MIN_MARGIN):
         problems.setdefault(int(i), (WAYS[ways[i]], float(margins[i])))
-    left = f" Pictures of other things were not searched for: {features}." if isinstance(features, str) else ""
+    left = f" Pictures unlike the others were not searched for: {features}." if isinstance(features, str) else ""
     if not problems:
-        sentence = "No picture looks blank, badly exposed, turned, inverted or unlike all others." + left
+        looks = "turned or inverted" if isinstance(features, str) else "turned, inverted or unlike all others"
+        sentence = f"No picture looks blank, badly exposed, {looks}.{left}"
         return [Finding(code, "note", sentence)]
     rows: list[dict[str, Any]] = [
         {"path": records[i].name, "problem": problem, "score": round(score, 2)}

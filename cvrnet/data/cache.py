@@ -66,9 +66,9 @@ class ImageCache:
     ) -> list[str]:
         """Decode the images that are missing from the cache, or have changed; ``workers`` is the number of threads.
 
-        With 0 workers, there is one thread for each processor. ``progress`` is called after each decoded image with the
-        number of images done and the total. Returns one line for each image that cannot be read, in the order of the
-        records.
+        With 0 workers, there is one thread for each processor. ``progress`` is called after each of these images with
+        the number of images done and the number of all images to decode. Returns one line for each image that cannot be
+        read, in the order of the records.
 
         Raises:
             UserError: the cache cannot be read or written.

@@ -51,7 +51,7 @@ def split_name(text: str) -> str | None:
     """Return the split that a cell names: ``train``, ``val`` or ``test``; ``""`` if the cell is empty, else None.
 
     Upper and lower case are equal; numbers, and words such as ``set`` or ``chest_xray``, are ignored. Two letters such
-    as ``ts`` name a split only beside such a word, as in ``imagesTs``.
+    as ``ts`` name a split only beside an ignored word, such as ``images`` in ``imagesTs``.
 
     >>> split_name("Training"), split_name("DEV"), split_name("test_data"), split_name("fold 1")
     ('train', 'val', 'test', None)

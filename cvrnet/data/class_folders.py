@@ -18,10 +18,10 @@ from cvrnet.text import printable
 def scan_folder(
     root: Path, labelled: bool, rows: list[Row], say: Callable[[str], object], volumes: bool = False
 ) -> list[str]:
-    """Append the images in a folder to `rows`; return the problems of the folder itself.
+    """Append the images in a folder to `rows`, with the problems of each; return those of the folder as a whole.
 
-    If ``labelled`` is false, folders give no classes and splits. ``volumes`` is as in `walk`. ``say`` is called with a
-    line about masks, a line about entries that were passed over, and a line about splits.
+    If ``labelled`` is false, folders give neither classes nor splits. ``volumes`` is as in `walk`. ``say`` is called
+    with a line about masks, a line about files and folders that were passed over, and a line about splits.
     """
     found = walk(root, volumes=volumes)
     masks = {(_mask_kind_of(name), _without_kind(name)): root / name for name in found.masks}

@@ -1,4 +1,4 @@
-"""Draw a contact sheet of a data set: a row of small images for each label and source."""
+"""Draw a contact sheet of a data set: a row of small images for each label from each source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BACKGROUND, _INK, _MISSING = 255, 0, 200  # grey levels
 
 
 def write_contact_sheet(path: str | Path, overview: Overview) -> list[str]:
-    """Write a PNG file with up to `COLUMNS` images of each label and source, of different patients where possible.
+    """Write a PNG file with up to `COLUMNS` images of each label from each source, of different patients if possible.
 
     The rows are sorted by label and source. If there are more than `MOST_ROWS` rows, only those with the most images
     are shown.

@@ -99,7 +99,8 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
     """Return a file's tags without its pixels; ``tags`` are the names of the tags to read (None: all).
 
     Raises:
-        Refused: The file is damaged, or is deflated as a whole.
+        Refused: The file is damaged, its header has too many items, or its transfer syntax is Deflated Explicit VR
+            Little Endian.
     """
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         with _HeaderFile(open_regular(path).detach()) as file:

@@ -165,7 +165,8 @@ def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[fl
     """Yield the usable tables in the sequence ``name``.
 
     A table is usable if its data are not cut off before the entry for the largest of ``values``. ``limits`` are the
-    least and the largest value that a pixel of this file could have, whatever the picture contains.
+    least and the largest value that a pixel of this file could have, whatever the picture contains. If the declared
+    depth does not fit the entries between these limits, the largest of these entries is the table's ``white``.
     """
     for item in (header.get(name) or ())[:_MOST_TABLES]:
         table = None

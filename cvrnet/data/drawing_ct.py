@@ -27,9 +27,9 @@ class DrawnSlice(NamedTuple):
 def draw_volume(ill: bool, *, seed: int, patient: int, size: int) -> Iterator[DrawnSlice]:
     """Yield the 20 to 60 slices of one CT, from the apices down.
 
-    If the patient is ill, there is one dense lesion in 3 to 6 slices. The seed and the patient's number determine
-    everything else, so two volumes that differ only in illness are equal outside the lesion. Exposure, noise and
-    vessels differ between volumes. In a single slice, a vessel looks like a small lesion. ``size`` is height and width
+    If the patient is ill, there is one dense lesion in 3 to 6 slices. The seed and the patient's number determine how
+    the patient and the lesion look; outside the lesion, the slices do not depend on ``ill``. Exposure, noise and
+    vessels differ between patients. In a single slice, a vessel looks like a small lesion. ``size`` is height and width
     in pixels.
     """
     body_rng, lesion_rng, noise_rng = (np.random.default_rng([seed, stream, patient]) for stream in (6, 7, 8))

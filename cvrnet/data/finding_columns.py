@@ -19,7 +19,7 @@ EXPECTED = "expected 1, 0, -1 or empty"
 _NUMBERS = ("age", "day", "follow_up")  # columns that are not findings, although their cells may be 0 and 1
 _WORDS = {*"yn+?", "yes", "no", "true", "false", "positive", "negative", "present", "absent"}  # instead of 1 and 0
 _MEANT = 0.5  # least share of 1, 0, -1 and words in a column that is probably meant as a finding
-_MEANT_OF_NUMBERS = 0.9  # the least share if all other cells of the column are numbers
+_MEANT_OF_NUMBERS = 0.9  # the least share if all filled cells of the column are numbers
 
 
 def plain_cell(cell: str) -> str:
@@ -36,7 +36,8 @@ def plain_cell(cell: str) -> str:
 def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
     """Return the further columns of a manifest (``Record.metadata``) that are findings, without ``No Finding``.
 
-    After `plain_cell`, all cells of such a column are 1, 0, -1 or empty, and at least one cell is ``one``.
+    After `plain_cell`, all cells of such a column are 1, 0, -1 or empty, and at least one cell equals the argument
+    ``one``.
     """
     allowed = {*CELLS, UNCERTAIN_CELL}
     return [column for column, cells in _columns(records).items() if one in cells.keys() <= allowed]
@@ -45,8 +46,8 @@ def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
 def odd_columns(records: Sequence[Record]) -> dict[str, str]:
     """Return column -> a line about its first unexpected cell, for columns that are probably meant as findings.
 
-    In such a column, at least half of the filled cells are 1, 0, -1 or words such as ``yes``. If all other filled cells
-    are numbers, the least share is 90% instead of half, because the column may hold counts, or codes such as 1 and 2
+    In such a column, at least half of the filled cells are 1, 0, -1 or words such as ``yes``. If all filled cells are
+    numbers, at least 90% of them are 1, 0 or -1, because the column may otherwise hold counts, or codes such as 1 and 2
     for the sex.
     """
     found = {}

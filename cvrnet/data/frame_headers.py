@@ -1,7 +1,7 @@
 """Check the size that a compressed frame of a DICOM file declares in its own markers, before a decoder reads it.
 
 A decoder allocates the size that the codestream declares, which may be far larger than Rows and Columns. So the frame
-must agree with the tags, whose size has already been checked.
+must declare the same size as the tags: the size in the tags has already been checked.
 """
 
 from __future__ import annotations

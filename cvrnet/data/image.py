@@ -99,9 +99,10 @@ def read_image(
     - Floating-point pixels must lie in 0..1 (they are multiplied by 255) or in 0..255 (they are kept). The 0.5 % of the
       pixels with the highest values do not affect this choice.
     - DICOM (extra ``dicom``): the values are rescaled, then go through the file's first usable VOI LUT or window;
-      MONOCHROME1 is inverted. Without a window, 8-bit grey is kept, and grey of more bits is stretched to 0..255.
-      Padding and the most extreme 0.5 % of the pixels at each end do not affect this range. Tags that name a part of
-      the body other than the chest, or a modality other than radiography or CT, are an error.
+      MONOCHROME1 is inverted. Without a usable LUT or window, 8-bit grey is kept, and grey of more bits is
+      stretched: the lowest value becomes 0, the highest 255. For this, padding and the most extreme 0.5 % of the pixels
+      at each end do not count. Tags that name a part of the body other than the chest, or a modality other than
+      radiography or CT, are an error.
 
     Args:
         path: the file. For a DICOM or NIfTI file of several frames, add the frame's number, from 1: ``ct.dcm#12``.

@@ -33,7 +33,7 @@ def scan_manifest(
     names: Mapping[str, str] | None = None,
     volumes: bool = False,
 ) -> list[str]:
-    """Append the images that a manifest lists to `rows`; return the problems of the manifest itself.
+    """Append to `rows` the images that a manifest lists; return the problems of the manifest itself.
 
     ``root`` is the folder that the paths are relative to (by default the manifest's folder). ``names`` maps our name of
     a column to the manifest's name, if these differ. If not ``labelled``, the column label is optional. With

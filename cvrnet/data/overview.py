@@ -36,8 +36,8 @@ class Overview:
     Attributes:
         records: The images.
         labels: The labels or findings of each image.
-        rows: Dicts with the keys ``what, value, images, patients``; patients is None if an image that the row counts
-            has no patient id.
+        rows: Dicts with the keys ``what`` (such as ``source``), ``value`` (such as a source's name), and ``images`` and
+            ``patients`` (their numbers); ``patients`` is None if an image that the row counts has no patient id.
         problems: One line for each image that cannot be used, and for each unreadable file.
     """
 

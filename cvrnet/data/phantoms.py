@@ -203,7 +203,7 @@ def _write_film(root: Path, film: _Film, seed: int, size: int, source: str, *, m
 
 
 def patient_name(seed: int, patient: int) -> str:
-    """Return the id of a patient. Different seeds give different ids; seed 0 gives the ids of version 0.1."""
+    """Return the id of a patient. Different seeds give different ids; seed 0 gives the ids of cvrnet 0.1."""
     return (f"s{seed}-" if seed else "") + f"p{patient:05d}"
 
 

@@ -147,8 +147,8 @@ class Preprocessing:
         """Return a picture of `read_whole`, masked or cropped as in the settings, and its box in the whole picture.
 
         Raises:
-            ImageError: There is neither a lung mask nor a segmenter for the picture.
-            UserError: The lungs cannot be found, because `finder` is missing.
+            ImageError: `finder` has neither a lung mask for the picture nor a segmenter.
+            UserError: ``lungs`` is set, but `finder` is None.
         """
         if self.lungs is None:
             return picture, (0, 0, picture.shape[0], picture.shape[1])
@@ -187,7 +187,7 @@ def with_grey_version(cfg: Mapping[str, Any], version: int) -> dict[str, Any]:
 
 
 def with_volumes(cfg: Mapping[str, Any], window: str, slices: int) -> dict[str, Any]:
-    """Return a copy of a ``pretrained_cfg`` with the window of CT slices, and the largest number per volume."""
+    """Return a copy of a ``pretrained_cfg`` with the CT window, and the largest number of slices per volume."""
     return _with_note(_with_note(cfg, _WINDOW, window), _SLICES, str(slices))
 
 

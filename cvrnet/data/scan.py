@@ -54,7 +54,8 @@ def class_names(records: Iterable[Record], classes: Sequence[str] | None = None)
         todo = "name every class, or correct the labels"
         raise UserError(f"labels not among the classes {', '.join(names)}: {', '.join(unknown)}; {todo}")
     if missing := [name for name in names if name not in found]:
-        raise UserError(f"classes without an image: {', '.join(missing)}; the images have {', '.join(found) or 'none'}")
+        labels = ", ".join(found) or "none"
+        raise UserError(f"classes without an image: {', '.join(missing)}; labels of the images: {labels}")
     if len(names) < 2:
         raise UserError(f"only one class ({', '.join(names)}): at least 2 are needed")
     return names

@@ -8,7 +8,7 @@ without an id counts as a separate patient. No two sets share a patient.
 **Held back.** These are the images of the test source or, without a test source, the images whose ``split`` is
 ``test``. No job trains or validates on them. They are scored as the set ``independent``.
 
-Needs scikit-learn, which comes with ``pip install cvrnet[train]``.
+Unless `findings` are given, folds need scikit-learn, which comes with ``pip install cvrnet[train]``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def holdout_sets(
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
     """Return the sets of one fold: this fold is ``test``, the next is ``val``, the others are ``train``.
 
-    The first paper does the same (arXiv 2007.11993, Fig. 3).
+    For the last fold, the next is fold 1. The first paper does the same (arXiv 2007.11993, Fig. 3).
     """
     validates = fold % max(folds) + 1
     sets: Sets = {"train": [], "val": [], "test": []}
@@ -123,7 +123,7 @@ def refuse_missing_classes(records: Sequence[Record], classes: Sequence[str]) ->
 
 
 def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findings: Sequence[str] = ()) -> list[int]:
-    """Return the fold, 1 to `n_folds`, of each image: the first paper's cross-validation (Fig. 3), by patient.
+    """Return the fold, 1 to `n_folds`, of each image: the cross-validation of arXiv 2007.11993 (Fig. 3), by patient.
 
     All images of a patient are in one fold; an image without a patient id counts as a separate patient. Labels and
     sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). With

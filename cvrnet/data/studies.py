@@ -22,7 +22,10 @@ _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "rad
 
 @dataclass(frozen=True, slots=True)
 class Study(Record):
-    """A bag: its pictures, and the values that they share. Its name is the id of the study or patient."""
+    """A bag: its pictures, and the values that they share.
+
+    Its name is the id of the study or patient or, if patients have studies with the same id, ``patient/study``.
+    """
 
     pictures: tuple[Record, ...] = ()
     days: tuple[float, ...] = ()  #: days from each picture to the last picture; all zero if the days are not known

@@ -29,8 +29,8 @@ class _Slice(NamedTuple):
 def expand_volumes(records: Sequence[Record], slices: int) -> tuple[list[Record], list[str]]:
     """Return the pictures of a data set: each volume is replaced by at most `slices` of its slices, evenly spaced.
 
-    A volume without a ``study_id`` is a study by itself. Pictures from DICOM files have the column ``modality``. Scout
-    views of CTs are left out.
+    A volume without a ``study_id`` is a study by itself. Pictures from DICOM and NIfTI files have the column
+    ``modality``. Scout views of CTs are left out.
 
     Returns:
         The pictures, and one line for each record or study that is left out as a whole: a record whose file cannot be

@@ -1,6 +1,7 @@
 """Write manifests of public data sets of chest radiographs, from their authors' folders; nothing is downloaded.
 
-Each module describes one data set: where its description is, what its folder contains, and how its tables become rows.
+Each module, except `folder` and `public_set`, describes one data set: where its description is, what its folder
+contains, and how its tables become rows.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def import_data_set(
         output: The manifest to write.
         partial: Import the files that exist, even if tables or lists name files that are missing.
         columns: For ``generic``: column of the manifest -> column of the CSV file that holds its values.
-        overwrite: Replace an existing file.
+        overwrite: Replace an existing manifest (a file whose first column is ``path``), but no other file.
 
     Raises:
         UserError: The folder contains another data set, files are missing, or the manifest exists.

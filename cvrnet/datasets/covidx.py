@@ -1,7 +1,8 @@
 """COVIDx (Wang et al. 2020), https://github.com/lindawangg/COVID-Net (docs/COVIDx.md, labels/).
 
-A line of a list is ``patient file class`` or, from COVIDx3 on, ``patient file class source``. The images lie in the
-folders ``train``, ``val`` and ``test``. The published counts are for COVIDx CXR-3A.
+A text file, such as ``train.txt``, lists the images of a split. Each of its lines is ``patient file class`` or, from
+COVIDx3 on, ``patient file class source``. The images lie in the folders ``train``, ``val`` and ``test``. The
+published counts are for COVIDx CXR-3A.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Folder:
 
     @cached_property
     def images(self) -> set[str]:
-        """The paths of all images, without the masks (images in mask folders)."""
+        """The paths of all images, without the masks."""
         return set(self.found.images)
 
     @cached_property

@@ -19,7 +19,10 @@ _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 
 
 def rows(folder: Folder) -> Iterator[Row]:
-    """Yield the rows of the manifest, with a column for each finding of the CheXpert labeller: 1, 0, -1 or blank."""
+    """Yield the rows of the manifest, with a column for each finding of the CheXpert labeller.
+
+    The cell of a finding is 1 (present), 0 (absent), -1 (uncertain) or blank (not known).
+    """
     labels = {
         entry["study_id"]: {name: finding(entry[name]) for name in FINDINGS}
         for entry in folder.table(folder.file(LABELS), ("subject_id", "study_id", *FINDINGS))

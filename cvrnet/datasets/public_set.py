@@ -17,7 +17,8 @@ class PublicSet:
         title: The name in its publication.
         expects: What the data set's folder must contain, for messages.
         rows: A function that yields the manifest's rows for a `Folder`, and records in it what is left out.
-        published: Key of `cvrnet.datasets.counts` -> the number that the authors give.
+        published: Name of a count, such as ``images`` (a key in the result of `cvrnet.datasets.counts`) -> the
+            count that the authors give.
         findings: The columns of the findings; empty if the manifest has the column ``label`` instead.
     """
 

@@ -59,8 +59,8 @@ class Answering:
 
     The constructor computes the maps of an example image, to find out whether the model has maps. `parts` are the names
     of the parts with maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` are the number of
-    folds, and the number of heads of each fold. `points[name][class]` are the operating points (thresholds); `warnings`
-    are sentences about them.
+    folds, and the number of heads of each fold. `points[name][class]` is the operating point (threshold) of a class;
+    the name is a rule, such as ``youden``. `warnings` are sentences about the thresholds and the prediction sets.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -117,8 +117,8 @@ class Answering:
     ) -> tuple[list[str], list[dict[str, Any]]]:
         """Return the columns of ``cvrnet predict --uncertainty``, and a row for each image or frame.
 
-        Files that cannot be read also have a row. ``progress`` is called after each row with the number done and the
-        total.
+        Files that cannot be read also have a row. ``progress`` is called after each row with the number of rows done
+        and the total.
         """
         names = {upload.path.name: upload.name for upload in uploads}
         slices = [slice_.path for slice_ in arrange(upload.path for upload in uploads)]

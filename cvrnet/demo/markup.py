@@ -25,18 +25,18 @@ header, problem, probabilities, heads = _MACROS.header, _MACROS.problem, _MACROS
 
 
 def overlay(picture: NDArray[np.uint8], target: str, part: str, threshold: float) -> str:
-    """Return a picture (H, W, 3) with a map drawn on it, and the scale of its colours."""
+    """Return the HTML of a picture (H, W, 3) that has a map drawn on it, and of the scale of the map's colours."""
     colours = [f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in COLOURS[::2]]
     return _MACROS.overlay(_embedded(picture), target, part, threshold, colours)
 
 
 def plain(picture: NDArray[np.uint8], sentence: str) -> str:
-    """Return a picture (H, W, 3) without a map, and a sentence with the reason why there is no map."""
+    """Return the HTML of a picture (H, W, 3) without a map, and of a sentence that says why there is no map."""
     return _MACROS.plain(_embedded(picture), sentence)
 
 
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the predictions for many images: counts, unreadable files, a CSV file to download, and a table."""
+    """Return the HTML for many images: how many have each prediction, unreadable files, a CSV file, and a table."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(sheet_cell, columns))

@@ -76,7 +76,7 @@ class Waiting:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[Callable[[int], int]]:
-        """Yield a function that adds bytes of a request or response in transit, and returns their number so far."""
+        """Yield a function that adds bytes in transit of one HTTP message, and returns this message's bytes so far."""
         mine = 0
 
         def add(count: int) -> int:

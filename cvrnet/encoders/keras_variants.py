@@ -41,7 +41,7 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
 
 
 def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
-    """Return Xception with "same" max pools: at even sizes, they pad only the end; timm's pools pad both sides.
+    """Return Xception with "same" max pools: they pad maps of even size only right and below; timm's pad all sides.
 
     The arguments are those of `XceptionEncoder`. With ``pretrained`` it raises UserError, like `keras_resnet50`.
     """

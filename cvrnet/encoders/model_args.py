@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LARGEST, _LONGEST, _DEEPEST = 65536, 64, 8
-"""Limits of a model's arguments: the largest number, the most items of a list, the most levels of nested lists."""
+"""Limits of a model's arguments: the largest number, the most items of a list or object, the most levels of nesting."""
 _SIZES = ("num_classes", "in_chans")
 _NO_ARCHITECTURE = (
     *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights", "weights"),
@@ -34,13 +34,13 @@ def check_model_args(arguments: Any) -> None:
 
 
 def _numbers(value: object, level: int = 0) -> Iterator[float]:
-    """Yield the numbers in a JSON value; ValueError for lists that are too long or nested too deeply."""
+    """Yield the numbers in a JSON value; ValueError for lists or objects that are too long or nested too deeply."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         if level > _DEEPEST or len(value) > _LONGEST:
             raise ValueError(
-                f"has a list of {len(value)} items in level {level} of the model's arguments; "
+                f"has a list or object of {len(value)} items in level {level} of the model's arguments; "
                 f"expected at most {_LONGEST} items and {_DEEPEST} levels"
             )
         for item in value.values() if isinstance(value, Mapping) else value:

@@ -62,8 +62,9 @@ class _LimitedCalls(SkipInitialValues):
 def limited_size() -> Iterator[None]:
     """Raise `TooLarge` as soon as the networks that are made in this context have too many parameters or parts.
 
-    Parts are modules, parameters and buffers. Both are counted when they are registered, so the construction of a
-    network that is too large stops early. It also stops after too many calls of PyTorch's functions.
+    Parts are modules, parameters and buffers. Each part and its values are counted when the part is registered, so
+    the construction of a network that is too large stops early. The construction also stops after too many calls of
+    PyTorch's functions.
     """
     text = os.environ.get(MAX_PARAMETERS) or str(_PARAMETERS)
     if not text.isdecimal():

@@ -59,7 +59,9 @@ def weights_package(name: str) -> WeightsPackage | None:
 
 
 def load_package(name: str) -> dict[str, Tensor] | None:
-    """Return the state dict of a timm model with its classifier, from a package; None if no package is installed.
+    """Return the state dict of a timm model, with its classifier, from the package that has the model's weights.
+
+    Return None if there is no package for the model, or if the package is not installed.
 
     Raises:
         UserError: The file in the package is missing, or differs from the published file.

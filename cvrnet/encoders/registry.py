@@ -104,7 +104,7 @@ def create_encoder(
         if not isinstance(encoder, nn.Module):
             raise UserError(f"encoder {name!r} is a {type(encoder).__name__}; expected a torch.nn.Module")
         if missing := [attribute for attribute in Encoder.__annotations__ if not hasattr(encoder, attribute)]:
-            raise UserError(f"encoder {name!r} lacks {', '.join(missing)}; see cvrnet.encoders.Encoder")
+            raise UserError(f"encoder {name!r} lacks attributes: {', '.join(missing)}; see cvrnet.encoders.Encoder")
         return encoder
     if not timm.is_model(name) or timm.models.is_model_in_modules(name, ["cvrnet"]):
         raise UserError(

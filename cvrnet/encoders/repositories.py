@@ -1,8 +1,8 @@
 """Load encoders from models that timm saved: ``hf-hub:user/repo[@revision]`` and ``local-dir:FOLDER``.
 
 Any repository that timm wrote (``push_to_hf_hub``, ``save_for_hf``) can be an encoder: its config.json gives the
-architecture and its arguments, and the normalisation of its images. A repository may be untrusted, so only these values
-are used, after a check, and the weights are read only from files with fixed names.
+architecture and its arguments, and the size and the normalisation of its images. A repository may be untrusted, so only
+these values are used, after a check, and the weights are read only from files with fixed names.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def open_repository(reference: str, cache_dir: str | Path | None = None, weights
 
     Raises:
         UserError: The repository cannot be downloaded, or contains no timm model; no network can be made from its
-            config.json; or the network is too large for its weights file or for CVRNET_MAX_PARAMETERS.
+            config.json; or config.json asks for more parameters than the weights file can hold, or for more than
+            CVRNET_MAX_PARAMETERS.
     """
     files = WEIGHTS if weights else ("",)
     folder, origin = _download(reference, files, cache_dir) if reference.startswith(_HUB) else _folder(reference)
@@ -153,7 +154,7 @@ def _channels(cfg: dict[str, Any], key: str, channels: int) -> tuple[float, ...]
 def _check_network(
     architecture: str, arguments: dict[str, Any], size: tuple[int, int, int], weights: Path | None
 ) -> None:
-    """Make the network as a check; raise ValueError if this fails, or if it is too large for its weights file."""
+    """Make the network as a check; raise ValueError if this fails, or if the weights file is too small for it."""
     cfg = timm.get_pretrained_cfg(architecture)
     fixed = {"img_size": size[1:]} if cfg is not None and cfg.fixed_input_size else {}
     try:

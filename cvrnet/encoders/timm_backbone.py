@@ -34,14 +34,14 @@ class TimmEncoder(nn.Module):
 
     Args:
         num_maps: Number of maps, counted from the deepest.
-        source_size: Channels, height and width of the images on which the weights in the file were trained; by default,
-            those of timm's own weights. timm adapts the stem and the position embeddings from this size to ``in_chans``
-            and ``img_size``.
+        source_size: Channels, height and width of the images on which the weights in the file ``weights`` were trained;
+            by default, those of timm's own weights. timm adapts the stem and the position embeddings from this size to
+            ``in_chans`` and ``img_size``.
         **kwargs: Arguments of the timm model. The other arguments are those of `create_encoder`.
 
     Raises:
-        ValueError: The backbone offers no feature maps, or fewer than ``num_maps``; or the file of weights does not
-            fit.
+        ValueError: The backbone offers no feature maps, or fewer than ``num_maps``; or the file ``weights`` does not
+            fit the backbone.
     """
 
     def __init__(
@@ -176,7 +176,11 @@ def hub_repository(name: str) -> str | None:
 
 
 def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> str:
-    """Return where a model's pretrained weights are: ``"package"``, ``"cache"`` (of the Hub), or ``""`` (neither)."""
+    """Return where on this machine a model's pretrained weights are.
+
+    ``"package"`` means an installed Python package with weights, ``"cache"`` means the Hub's cache, and ``""`` means
+    neither.
+    """
     package = weights_package(name)
     if package is not None and package.path is not None:
         return "package"

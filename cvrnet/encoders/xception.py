@@ -24,12 +24,13 @@ class XceptionEncoder(nn.Module):
     E25     ``block14_sepconv2_act``      2048      32         output of ``act4``
     ======  ============================  ========  =========  ========================================
 
-    E23 and E24 are outputs of batch norm, without a ReLU; the block's max pooling and the addition of its skip follow.
+    E23 and E24 are outputs of batch norm, without a ReLU. In both blocks, the max pooling and the addition of the skip
+    come after this output.
     (v1's Table 2 prints 512 channels for E23; the network has 728.)
 
     In prediction with bfloat16 or float16, the parts with the largest rounding errors stay in float32: the stem, the
     first two blocks, and in the third block the skip and the depthwise convolutions. Each output of a depthwise
-    convolution is a sum of only nine products.
+    convolution is a sum of only nine products, so the rounding errors hardly average out.
 
     The arguments are those of `create_encoder`, without ``img_size``.
     """

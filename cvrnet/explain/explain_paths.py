@@ -143,7 +143,7 @@ def _earlier(output: Path) -> set[str]:
     try:
         rows = read_rows(path, _COLUMNS)
     except UserError as error:
-        raise UserError(f"{path} is not a file of `cvrnet explain`; choose another folder") from error
+        raise UserError(f"{path} exists, but `cvrnet explain` did not write it; choose another folder") from error
     return {ROWS, *(str(value) for row in rows for column, value in row.items() if column not in _NO_FILES)}
 
 

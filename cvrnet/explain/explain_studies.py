@@ -40,14 +40,14 @@ def draw_studies(
     """Draw each bag: bars of its pictures' attention, and Grad-CAM overlays of the pictures with the most attention.
 
     Each picture is explained as a bag of one picture, for the class ``target``; by default, for the class that is
-    predicted for the whole bag.
-    ``threshold`` is as in `draw_overlay`; ``progress`` is called after each bag with the numbers of bags done and of
-    all bags.
+    predicted for the whole bag. ``threshold`` is as in `draw_overlay`. ``progress`` is called after each bag with the
+    number of bags done and the number of all bags.
 
     Yields:
-        For each of the (up to `TOP`) pictures with the most attention, a row and a list of problems. The row has
-        ``path`` (the picture), ``study``, ``prediction``, ``class``, ``probability`` of that class, ``attention``, and
-        the file names ``figure`` (the bars) and ``network`` (the overlay). A bag that has no prediction has one row.
+        A row and a list of problems for each explained picture. Explained are the pictures with the most attention in
+        each bag, at most `TOP`. The row has ``path`` (the picture), ``study``, ``prediction``, ``class``,
+        ``probability`` of that class, ``attention``, and the file names ``figure`` (the bars) and ``network`` (the
+        overlay). A bag that has no prediction has one row, whose ``path`` is the name of the study.
 
     Raises:
         UserError: The model does not know the class.
@@ -70,7 +70,7 @@ def study_files(studies: Sequence[Study]) -> list[str]:
 def picture_overlay(
     predictor: Predictor, image: NDArray[np.uint8], target: str, threshold: float = THRESHOLD
 ) -> NDArray[np.uint8] | str:
-    """Return the overlay of a picture explained as a bag of one, uint8 (H, W, 3), or the reason why there is none."""
+    """Explain a picture as a bag of one picture; return its overlay, uint8 (H, W, 3), or why there is none."""
     cam: Any = explain_classes(predictor, image, [target], [NETWORK])[target][NETWORK]
     return cam if isinstance(cam, str) else draw_overlay(image, enlarge(cam, image.shape[:2]), threshold=threshold)
 

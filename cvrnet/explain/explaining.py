@@ -40,7 +40,7 @@ class Explanation:
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Return the map of one part, enlarged to the image's size or to ``size`` (H, W): float32 in 0..1, maximum 1.
 
-        The map is zero outside the box that the network saw.
+        The map is zero outside ``box``, because the network saw only this part of the image.
 
         Raises:
             UserError: The part has no map; the message contains the sentence in ``refused``.
@@ -86,7 +86,8 @@ def explain_classes(
 ) -> dict[str, dict[str, NDArray[np.float32] | str]]:
     """Return the maps of one image for several classes, from one pass through the encoders.
 
-    The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` returns it in the preprocessing's mode.
+    The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` returns it: grey or RGB, as
+    ``predictor.preprocessing.mode`` says.
 
     Returns:
         ``result[class][part]`` is the part's map on the grid of its feature maps, float32 (h, w) in 0..1, or a sentence

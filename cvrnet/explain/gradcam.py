@@ -61,8 +61,8 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
         target: Class numbers (N,).
 
     Returns:
-        The evidence in each map, float32 (N, H, W), in the order of the numbers of `map_parts`; zero for maps that no
-        head uses.
+        The evidence in each map, float32 (N, H, W); zero for maps that no head uses. The numbers in the result of
+        `map_parts` are indices of this list.
 
     Raises:
         UserError: The model has no feature maps, or no classifier.
@@ -93,7 +93,7 @@ def combine(evidence: Sequence[Tensor]) -> Tensor:
 
 
 def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
-    """Return the maps of some parts, averaged over the models with equal weights.
+    """Return the maps of some parts, averaged over the models; each model counts equally.
 
     ``x`` and ``target`` are as in `class_evidence`; the parts are keys of `map_parts`.
 

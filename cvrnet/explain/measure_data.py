@@ -62,12 +62,12 @@ def measure(
 ) -> Measurements:
     """Score the maps of every part on the images that have masks.
 
-    Every image is explained three times for one class: by the trained network, by a network with random heads, and by a
-    network with random weights everywhere. A row holds the image's ``path, label, prediction, target, patient_id``;
-    ``part``, ``mask`` and ``weights``; ``share`` and the measures of `localisation`. For a map that is zero or flat,
-    the measures are None, and ``refused`` gives the reason. ``threshold`` is the threshold of the IoU, ``seed`` the
-    seed of the random weights. ``on_explained`` is called after each explanation. The other arguments are those of
-    `explain`.
+    Every image is explained three times, for the same class: by the trained network, by a network with random heads,
+    and by a network with random weights everywhere. Without ``target``, this is the class that the trained network
+    predicts. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``, ``mask`` and
+    ``weights``; and the results of `localisation`: ``share`` and the measures. If an image has no map of the part, the
+    measures are None, and ``refused`` gives the reason. ``threshold`` is the threshold of the IoU, ``seed`` the seed of
+    the random weights. ``on_explained`` is called after each explanation. The other arguments are those of `explain`.
     """
     found = Measurements()
     usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
@@ -161,8 +161,8 @@ def measure_data(
     """Score a model's maps on the images of a data set that have masks; write localisation.json and localisation.csv.
 
     With ``out_of_fold``, ``model`` is the run of a cross-validation, and each image is explained by the model of the
-    fold that tested the image. ``progress`` is called after each explanation with the number done and the total.
-    ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
+    fold that tested the image. ``progress`` is called after each explanation with the number of explanations done
+    and the total. ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
 
     Returns:
         The content of localisation.json, and the number of images left out because no finished fold tested them.
@@ -212,7 +212,7 @@ def _check_results(output: Path, overwrite: bool) -> bool:
         raise UserError(f"{existing[0]} exists; --overwrite replaces it")
     earlier = (output / SUMMARY).is_file() and "images_with_masks" in read_json(output / SUMMARY)
     if existing and not earlier:
-        raise UserError(f"{existing[0]} is not a file of `cvrnet explain --measure`; choose another folder")
+        raise UserError(f"{existing[0]} exists, but `cvrnet explain --measure` did not write it; choose another folder")
     return earlier
 
 
@@ -275,7 +275,9 @@ def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
     """Map each finished fold of a cross-validation to the images that the fold tested."""
     asked = held_out(run, records)
     if not asked.known or (run / CONFIG).is_file():
-        raise UserError(f"{run} has no {SPLIT} of folds; --out-of-fold expects the run of `cvrnet crossval`")
+        raise UserError(
+            f"{run} has no {SPLIT} that assigns images to folds; --out-of-fold expects the run of `cvrnet crossval`"
+        )
     images_of = {
         model: [record for record in records if asked.models_for_image.get(record.name) == (i,)]
         for i, model in enumerate(asked.models)

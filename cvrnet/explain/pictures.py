@@ -46,9 +46,10 @@ def draw_images(
     """Draw where a model looked in each image, and yield the image's row of a table.
 
     For each image, an overlay of the image's size is drawn for each part in ``overlays``, and one figure of the parts
-    in ``panels``. In the folder ``output``, a picture is named by the image's path below the common folder of all
-    images. If two images differ only in the suffix, the names have the suffix, too. With ``raw``, each overlay's
-    map is also written as .npy: float32 (H, W) in 0..1. The other arguments are those of `explain` and `draw_overlay`.
+    in ``panels``. The drawings are files in the folder ``output``. Their names start with the image's path, without
+    suffix, relative to the folder that all images share. If two images differ only in the suffix, the names have the
+    suffix, too. With ``raw``, each overlay's map is also written as .npy: float32 (H, W) in 0..1. The other arguments
+    are those of `explain` and `draw_overlay`.
 
     Yields:
         For each image, its row and a list of problems. The row has ``path, prediction, class, probability``, and the
@@ -92,7 +93,7 @@ def plot_explanation(
     threshold: float = THRESHOLD,
     lesion: NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """Return the figure of an image: the image itself, and a panel for each of the explained parts, in their order.
+    """Return the figure of an image: the image itself, then a panel for each part in ``parts``, in this order.
 
     If a part has no map, its panel shows the reason as text. ``lesion`` is a mask (H, W), outlined in every panel.
     """

@@ -100,8 +100,9 @@ def _draw_crowd(
 
 
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Draw the reliability curves of each class and of the predicted class; the legend gives ECE and Brier score.
+    """Draw a reliability curve for each class, and one for the predicted class.
 
+    The legend gives ECE and Brier score with the curve of the predicted class.
     Bars below show how many images are in each bin of the predicted class's probability; few images make a noisy curve.
     ``curves`` are from `cvrnet.metrics.calibration_curve`.
     """

@@ -52,7 +52,7 @@ def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figur
 
 
 def set_labels(ax: Axes, x: str = "", y: str = "") -> None:
-    """Name the axes, with their units."""
+    """Label the x axis and the y axis with the texts `x` and `y`."""
     ax.set_xlabel(x, color=TEXT, fontsize=FONT_SIZE + 1)
     ax.set_ylabel(y, color=TEXT, fontsize=FONT_SIZE + 1)
 

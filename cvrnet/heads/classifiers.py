@@ -8,8 +8,8 @@ from torch import nn
 class Classifiers(tuple[nn.Module, ...]):
     """The linear classifiers of several heads.
 
-    ``weight`` and ``bias`` are the parameters of all classifiers together, so timm's train.py can scale them
-    (``--head-init-scale``) and fill them (``--head-init-bias``) like those of a single classifier.
+    ``weight`` and ``bias`` are the parameters of all classifiers together, so timm's train.py can scale weights
+    and biases (``--head-init-scale``) and set the biases (``--head-init-bias``) like those of a single classifier.
     """
 
     @property

@@ -20,8 +20,8 @@ def encode_days(days: Tensor) -> Tensor:
     r"""Encode days t, (P,), as the waves :math:`\sin(\omega_k t)` and :math:`1 - \cos(\omega_k t)`; return (P, WAVES).
 
     The frequencies fall geometrically from 1 to 1/365 radian per day, as in the position encoding of Vaswani et al.
-    2017 (section 3.5). Here t is a time, as in Time2Vec (Kazemi et al. 2019). All waves are zero at t = 0.
-    P is the number of pictures.
+    2017 (section 3.5). Here t is a time, as in Time2Vec (Kazemi et al. 2019): the number of days from each of the P
+    pictures to the last picture of its bag. All waves are zero at t = 0.
     """
     rates = torch.exp(torch.linspace(0, -math.log(LONGEST), FREQUENCIES, device=days.device)).to(days.dtype)
     angles = days[:, None] * rates
@@ -33,12 +33,13 @@ class ChangeToLast(nn.Module):
 
     .. math:: d_k = (1 + S \tau(t_k)) \odot (x_\mathrm{last} - x_k)
 
-    where :math:`\tau` is `encode_days` (feature-wise modulation, Perez et al. 2018), and S is a learned matrix that
-    starts at zero. If several pictures are of the last day, x_last is their mean. The change is zero for all pictures
+    where x_k is the vector of picture k, t_k the number of days from picture k to the last picture, :math:`\tau` is
+    `encode_days` (feature-wise modulation, Perez et al. 2018), and S is a learned matrix that starts at zero. If
+    several pictures are of the last day, x_last is the mean of their vectors. The change d_k is zero for all pictures
     of the last day, and therefore for a bag of one picture.
 
     Args:
-        in_features: Width of the vectors.
+        in_features: Width of the vectors x_k.
     """
 
     def __init__(self, in_features: int, **placement: Any) -> None:

@@ -147,8 +147,8 @@ class MultiScaleAveragingHead(nn.Module):
         hidden_sizes, act_layer, drop_rate, device, dtype: As in :class:`FCLBlock`.
 
     Raises:
-        ValueError: ``in_features`` is empty, average or task is unknown, or there is only one class (its softmax would
-            always be 1).
+        ValueError: ``in_features`` is empty, ``average`` or ``task`` is unknown, or ``num_classes`` is negative, or is
+            1 for ``"multiclass"`` (the softmax of one class would always be 1).
 
     >>> import torch
     >>> head = MultiScaleAveragingHead([64, 128], num_classes=3)

@@ -112,9 +112,9 @@ def sides(feature_map: Tensor) -> Tensor:
 
 
 def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
-    """Return the vectors (N, 2 D) for detecting mirrored images: the `sides` of all maps, in the order of the heads.
+    """Return the vectors (N, 2 D) for detecting mirrored images: the `sides` of all maps, concatenated.
 
-    ``groups`` has the indices of the maps of each head of the network.
+    ``groups`` has one list for each head of the network: the indices of this head's maps. The vectors keep this order.
     """
     return torch.cat([of_maps[i] for group in groups for i in group], 2).flatten(1)
 

@@ -124,7 +124,7 @@ def _maximum(x: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class BagHead(MultiScaleAveragingHead):
     """A `MultiScaleAveragingHead` for bags: each block gets one vector, pooled from the vectors of a bag's pictures.
 
-    ``forward`` takes each picture as a bag of one picture, and gives the result of a head without pooling.
+    `bag_logits` pools bags. ``forward`` takes each picture as a bag of one picture, and pools nothing.
 
     Args:
         in_features, num_classes, hidden_sizes: As in `MultiScaleAveragingHead`.
@@ -158,9 +158,9 @@ class BagHead(MultiScaleAveragingHead):
         self.pools = nn.ModuleList(BagPool(n, pooling, time, **placement) for n in in_features)
 
     def pool(self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Return the pooled input of each block, (N, C_i), and each picture's share in each input, (blocks, P).
+        """Return the bags' vectors for each block, (N, C_i), and each picture's share in these vectors, (blocks, P).
 
-        With ``time``, the inputs are twice as wide. The shares of a bag add up to 1.
+        With ``time``, the bags' vectors are (N, 2 C_i). The shares of a bag's pictures add up to 1 for each block.
 
         Args:
             inputs: The vectors of all pictures at each scale, (P, C_i); the pictures of a bag follow one another.

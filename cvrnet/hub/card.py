@@ -1,4 +1,4 @@
-"""Collect the numbers of the model card (README.md with the Hub's metadata); templates/card.md.jinja has its text."""
+"""Make the model card (README.md with the Hub's metadata); the card's text is in templates/card.md.jinja."""
 
 from __future__ import annotations
 
@@ -240,8 +240,9 @@ def leaderboard_entries(
 ) -> list[dict[str, Any]]:
     """Return the content of ``.eval_results/cvrnet.yaml``: scores of the card, in a newer format than its metadata.
 
-    The scores are those of the first evaluation. In an entry, ``task_id`` is the metric's name. The list is empty if
-    the run's data set is not on the Hub (``hfds:``), or if the installed huggingface_hub does not know the format.
+    If a cross-validation also has scores for a source that was kept for testing, they are left out. In an entry,
+    ``task_id`` is the metric's name. The list is empty if the run's data set is not on the Hub (``hfds:``), or if the
+    installed huggingface_hub does not know the format.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):

@@ -1,4 +1,4 @@
-"""Merge the text that a push writes with the text in the repository: only parts that nobody edited change.
+"""Merge the text that a push writes with the text in the repository: parts that somebody edited stay.
 
 Each part that the library writes is between marks. The opening mark holds a hash of the part, so an edited part is
 recognised and stays as it is. The card's metadata is merged key by key: a comment in the card holds the hash of each

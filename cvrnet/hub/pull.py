@@ -58,7 +58,8 @@ def pull_folds(
         progress: Called with the number of downloaded commits and their total: one for the run and one for each fold.
 
     Raises:
-        UserError: The repository cannot be downloaded, it holds no model that is safe to read, or the folder exists.
+        UserError: The repository cannot be downloaded, it holds no model that is safe to read, or the folder holds
+            files that the download may not replace.
     """
     output = Path(output)
     with open_run_folder(output, overwrite=overwrite) as place:

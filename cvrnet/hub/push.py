@@ -73,7 +73,8 @@ def push_folds(
         progress: Called after each branch with the number of branches done and the total.
 
     Raises:
-        UserError: The run cannot be pushed, or the push failed: the message says what is safe and what to do.
+        UserError: The run cannot be pushed, or a request to the Hub failed. The message says what to do; after a failed
+            request, it also says which branches arrived.
     """
     run = Path(run)
     repo, revision = parse_reference(repo)

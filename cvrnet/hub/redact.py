@@ -31,7 +31,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     DATA_KEY: (str, "the start of a hash"),
     "classes": (list, "a list of names"),
     "task": (str, "a word"),
-    "images": (dict, "a number for each class"),
+    "images": (dict, "the number of images of each class"),
     "test_source": (str, "a name"),
     "folds": ((int, list), "a number, or a list of names"),
     "config": (dict, "the settings by their names"),
@@ -103,7 +103,7 @@ def _check_types(run: Mapping[str, Any]) -> None:
     if not all(isinstance(name, str) for name in classes):
         raise UserError(f"{RUN}: classes is {classes!r:.60}; expected a list of names")
     if not all(isinstance(count, int) for count in images.values()):
-        raise UserError(f"{RUN}: images is {images!r:.60}; expected a number for each class")
+        raise UserError(f"{RUN}: images is {images!r:.60}; expected the number of images of each class")
 
 
 def without_paths(value: Any) -> Any:
@@ -149,7 +149,7 @@ def hash_key(run: Path) -> bytes:
 
 
 def public_figure(path: Path) -> bytes:
-    """Return a PNG file without texts, times and other metadata; UserError if the file is incomplete."""
+    """Return a PNG file without its metadata, such as text entries and times; UserError if the file is incomplete."""
     file = io.BytesIO()
     try:
         with Image.open(path, formats=["PNG"]) as figure:

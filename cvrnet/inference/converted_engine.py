@@ -50,7 +50,7 @@ class ConvertedEngine:
     ahead = 0  #: see `TorchEngine`
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Predict images immediately; return a function that returns the result (see `TorchEngine.start`)."""
+        """Predict images now; return, as `TorchEngine.start` does, a function that returns the result."""
         answer = self(pixels, size)
         return lambda: answer
 

@@ -105,6 +105,6 @@ class Decide:
         return decided
 
     def row(self, probabilities: ArrayLike) -> dict[str, Any]:
-        """Return the decisions as cells of a table: 1 or 0, and the classes of the set, joined by ``|``."""
+        """Return the decisions as cells of a table: booleans as 1 or 0, and the names in ``set`` joined by ``|``."""
         cells = self(probabilities)
         return {name: "|".join(v) if isinstance(v, list) else int(v) for name, v in cells.items()}

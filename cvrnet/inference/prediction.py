@@ -48,9 +48,11 @@ class Prediction:
         return bool(is_marked(self.unlike_training))
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return a table row: path, prediction, error and, if there is a prediction, the numbers.
+        """Return a table row: path, prediction, error and, if there is a prediction, its numbers.
 
-        The columns are ``prob_CLASS`` for the model's classes and, where there are heads, ``head_1_CLASS`` and so on.
+        The numbers are ``prob_CLASS`` for each class, the columns of `cvrnet.inference.uncertainty`, the columns `GATE`
+        if the model can detect unusual images, and, if `heads` is set, ``head_1_CLASS`` and so on. If `lungs` is not
+        empty, the row has it, too.
         """
         row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
         row |= {"lungs": self.lungs} if self.lungs else {}

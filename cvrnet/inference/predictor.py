@@ -25,7 +25,8 @@ from cvrnet.metrics.novelty import unlike
 class Predictor:
     """Classifies image files with a trained model, or with the folds of a run as an ensemble.
 
-    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (v2 section 4.3).
+    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (section 4.3 of the
+    second CVR-Net paper, medRxiv 2020.11.07.20227504).
 
     Args:
         models: Networks with equal classes and preprocessing. They are moved to the device and set to evaluation mode.
@@ -179,7 +180,7 @@ class Predictor:
             processes: Number of processes that decode and resize images; with 0, threads of this process do so.
 
         Yields:
-            One prediction for each file. If the file cannot be read or its numbers overflow, ``error`` is set.
+            One prediction for each file. If the file cannot be read, or its probabilities are NaN, ``error`` is set.
 
         Raises:
             UserError: Heads were requested and the model has no heads; or as in `member_probabilities`.
@@ -254,7 +255,10 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The error message for an image with the prediction NaN, if a uniformly grey image has a valid prediction."""
+        """The error message for an image whose prediction is NaN.
+
+        If a uniformly grey image has the prediction NaN, too, `compute_members` raises UserError instead.
+        """
         advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32), which has a larger range"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 
@@ -262,7 +266,7 @@ class Predictor:
         return Prediction(path, "", np.full(len(self.classes), np.nan), error=error)
 
     def probabilities(self, images: ArrayLike) -> NDArray[np.float64]:
-        """Return the mean probabilities over models and heads, (N, classes); rows sum to one, except for findings.
+        """Return the mean probabilities over models and heads, (N, classes); with multiclass models, rows sum to one.
 
         The images are uint8 (N, C, H, W), in the size of the preprocessing: an array, or a tensor on the CPU. If the
         model was calibrated (``cvrnet calibrate``), these are the calibrated probabilities.

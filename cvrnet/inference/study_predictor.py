@@ -45,11 +45,16 @@ class StudyPredictor:
 
     def __init__(self, predictor: Predictor) -> None:
         if predictor.unit == "image":
-            raise UserError(f"{predictor.name} predicts single images; expected a model trained with --unit")
+            raise UserError(
+                f"{predictor.name} predicts single images; expected a model trained with --unit study or --unit patient"
+            )
         self.predictor = predictor
 
     def check(self, studies: Sequence[Study]) -> None:
-        """Raise UserError if the models need the days of the pictures, but no study has pictures of different days."""
+        """Raise UserError if the models need the days of the pictures, but no bag has pictures of different days.
+
+        If no bag has several pictures, no days are needed.
+        """
         several = any(len(study.pictures) > 1 for study in studies)
         if self.predictor.models[0].head.time and several and not any(day for study in studies for day in study.days):
             raise UserError(

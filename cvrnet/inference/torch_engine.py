@@ -58,7 +58,9 @@ class TorchEngine:
         for model in self.models:
             if not averages_probabilities(model):
                 name = model.pretrained_cfg["architecture"]
-                raise UserError(f"{name} gives no probabilities of heads; expected a CVR-Net that averages them")
+                raise UserError(
+                    f"{name} gives no probabilities of heads; expected a CVR-Net that averages its heads' probabilities"
+                )
         return len(self.models[0].groups)
 
     @property

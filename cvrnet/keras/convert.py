@@ -44,8 +44,8 @@ def convert_keras(
         The content of run.json: the source of the model, its class names and image channels, and versions.
 
     Raises:
-        UserError: The file is not a checkpoint of this network, the class names do not fit it, or the folder exists. In
-            these cases nothing is written.
+        UserError: The file is not a checkpoint of this network, the class names do not fit it, or the folder holds
+            files that the conversion may not replace. In these cases nothing is written.
     """
     file, folder = Path(file), Path(folder)
     if overwrite and (folder / RUN).is_file() and folder.resolve() in file.resolve().parents:

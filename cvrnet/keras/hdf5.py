@@ -24,7 +24,7 @@ SECONDS, BYTES_PER_SECOND = 60, 10_000_000  # time limit: SECONDS + file size / 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight in the file: its declared shape, and its bytes if the file holds all bytes of this shape."""
+    """A weight in the file: its declared shape, and its bytes if the file holds as many as the shape needs."""
 
     path: str  #: path of the dataset in the file
     shape: tuple[int, ...]
@@ -93,7 +93,7 @@ def _weights(listed: list[dict[str, Any]], content: memoryview) -> dict[str, dic
     for weight in listed:
         layer, name, stored = weight["layer"], weight["name"], weight["stored"]
         if name in layers.setdefault(layer, {}):
-            raise UserError(f"layer {quoted(layer)} has two weights {quoted(name)}")
+            raise UserError(f"layer {quoted(layer)} has two weights with the name {quoted(name)}")
         end = start + stored if stored == weight["declared"] else start
         layers[layer][name] = StoredWeight(
             weight["path"], tuple(weight["shape"]), weight["declared"], stored, content[start:end]

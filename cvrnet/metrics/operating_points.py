@@ -59,7 +59,8 @@ class OperatingPoint:
                 f"{self.class_name}: no threshold gives {self.name} on validation; the nearest is {reached:.3f}"
             )
         if self.positives < FEW_IMAGES:
-            found.append(f"{self.class_name}: its thresholds are based on only {self.positives} validation images")
+            count = f"{self.positives} validation images with this label"
+            found.append(f"{self.class_name}: its thresholds are based on only {count}")
         if 0 in (self.true_positives, self.true_negatives):
             wrong = "no image of the class" if self.true_positives == 0 else "every image of the other classes"
             found.append(f"{self.class_name}: on validation, the threshold for {self.name} makes {wrong} positive")

@@ -127,10 +127,10 @@ def compare_accuracy(
     """Test whether two models are right equally often on the same images (McNemar's test).
 
     With one image for each patient, the exact test is used: among the images that only one model gets right, each model
-    should be right with probability 1/2 (McNemar 1947). If patients have several images, the differences are summed by
-    patient, because only the patients' sums are independent (Obuchowski 1998, Stat Med 17:1495). Obuchowski's test does
-    not assume the same correlation within all patients. In both cases, the interval is computed
-    from the patients' sums.
+    should be right with probability 1/2 (McNemar 1947). If patients have several images, the differences between the
+    models (1, 0 or -1 for each image) are summed by patient, because only the patients' sums are independent
+    (Obuchowski 1998, Stat Med 17:1495). Obuchowski's test does not assume the same correlation within all patients. In
+    both cases, the interval is computed from the patients' sums.
 
     Args:
         right: Whether the model is right on each image, shape (N,).
@@ -138,7 +138,7 @@ def compare_accuracy(
         groups: As in `auc_covariance`.
 
     Returns:
-        The values that `compare_auc` returns.
+        The values that `compare_auc` returns, with accuracies instead of AUCs.
     """
     a, b = np.asarray(right, float), np.asarray(right_of_other, float)
     members = group_numbers(groups, len(a))

@@ -1,4 +1,4 @@
-"""Recalibration on the images of another hospital: one temperature and a bias for each class."""
+"""Recalibration on the images of another hospital: one temperature for all classes, and a bias for each class."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Recalibration:
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
     """Return the indices of the classes whose bias can be fitted.
 
-    At least `MIN_PATIENTS` patients have images of such a class, and at least as many have images of other classes.
+    At least `MIN_PATIENTS` patients have images of such a class, and at least `MIN_PATIENTS` patients have images of
+    other classes.
 
     >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
     [0, 1]

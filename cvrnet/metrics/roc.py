@@ -16,12 +16,13 @@ ABOVE_ALL = float(np.nextafter(1.0, 2.0))  # a threshold that no probability rea
 def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
     """Return ROC curves: ``{"per_class": {name: curve}, "macro": curve}``.
 
-    A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``. ``fpr`` and ``tpr`` are 1 - specificity and sensitivity
-    of "probability >= threshold", from (0, 0) to (1, 1). If no sample or every sample belongs to a class, its curve is
-    None. The macro curve (without threshold) is the mean of the class curves, each interpolated linearly at the
-    false-positive rates of all classes. Class curves can rise vertically, so the macro curve has two points at each of
-    these rates: the mean of the lower ends and the mean of the upper ends of the class curves. So the area under the
-    macro curve is the mean of the areas under the class curves. The macro curve is None if all class curves are None.
+    A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``. For the decision "probability >= threshold", ``tpr`` is
+    the sensitivity and ``fpr`` is 1 - specificity. The curve goes from (0, 0) to (1, 1). If no sample or every sample
+    belongs to a class, its curve is None. The macro curve (without threshold) is the mean of the class curves, each
+    interpolated linearly at the false-positive rates of all classes. Class curves can rise vertically, so the macro
+    curve has two points at each of these rates: the mean of the lower ends and the mean of the upper ends of the class
+    curves. So the area under the macro curve is the mean of the areas under the class curves. The macro curve is None
+    if all class curves are None.
 
     >>> curves = roc_curves([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["tpr"], curves["macro"]["auc"]

@@ -14,7 +14,9 @@ from cvrnet.metrics.inputs import check
 
 
 def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
-    """Return all scores of one set of predictions, ready for JSON (first paper, section 2.4 "Evaluation", Table 3).
+    """Return all scores of one set of predictions, ready for JSON.
+
+    See section 2.4 "Evaluation" and Table 3 of the first paper (arXiv 2007.11993).
 
     The keys are ``classes``, ``n``, ``accuracy``, ``balanced_accuracy``, ``log_loss``, ``brier_score``,
     ``expected_calibration_error``, ``weighted`` (recall, precision, f1), ``macro`` (recall, precision, f1, roc_auc,
@@ -27,7 +29,7 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
       as in the tables of the CVR-Net papers, so weighted recall is the accuracy. In ``macro`` and ``weighted``, the
       precision of a class that is never predicted counts as 0, as in scikit-learn; in ``per_class`` it is None.
     - AUC and average precision compare one class with the others; AUC needs at least one sample of the class and one of
-      another class. With two classes, the macro AUC is the AUC.
+      another class. With two classes, both have the same AUC, which is also the macro AUC.
     - log_loss is the mean of -ln p(true class), with p clipped at 2.2e-16.
 
     >>> s = classification_scores([0, 0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
@@ -71,7 +73,7 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
 def confusion_matrix(y_true: ArrayLike, probabilities: ArrayLike) -> NDArray[np.int64]:
     """Return counts of shape (C, C): rows are true classes, columns are predicted classes, as in scikit-learn.
 
-    The papers print the transpose.
+    The CVR-Net papers print the transpose: rows are predicted classes.
 
     >>> confusion_matrix([0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
     array([[1, 0],
@@ -119,10 +121,11 @@ def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:
     Each number becomes ``{"mean", "std", "n"}``, where n is the number of folds in which it is defined (not None). If
     it is defined in no fold, mean and std are None. Names and lists, such as the confusion matrix, are left out.
 
-    `ddof=0` (dividing by n) is the papers' "mean ± standard deviation": it reproduces every cell of v1's Table 3 from
-    the table's rows of single folds. `ddof=1` (the sample standard deviation, larger by 12 % with five folds) does not.
+    `ddof=0` (dividing by n) is the "mean ± standard deviation" of the CVR-Net papers: it reproduces every cell of Table
+    3 in the first paper from the table's rows of single folds. `ddof=1` (the sample standard deviation, larger by 12 %
+    with five folds) does not.
 
-    >>> mean_std([0.964, 0.966, 0.955, 0.968, 0.964])  # v1 Table 3, Task-2, precision: 0.963 ± 0.004
+    >>> mean_std([0.964, 0.966, 0.955, 0.968, 0.964])  # Table 3, Task-2, precision: 0.963 ± 0.004
     {'mean': 0.9634, 'std': 0.00445..., 'n': 5}
     >>> mean_std([{"macro": {"roc_auc": 0.5}}, {"macro": {"roc_auc": None}}])
     {'macro': {'roc_auc': {'mean': 0.5, 'std': 0.0, 'n': 1}}}

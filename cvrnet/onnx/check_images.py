@@ -34,7 +34,7 @@ def check_pixels(
     """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
 
     They come from the data set `given` by the user. If the user gave no data set, they come from the data set of the
-    training; if this data set cannot be read, they are phantoms.
+    training; if this data set cannot be read, they are phantoms (synthetic images).
 
     Raises:
         UserError: The user gave a data set, and none of its images can be read.
@@ -63,7 +63,9 @@ def _sample(data: DataPath, preprocessing: Preprocessing) -> np.ndarray:
 def split_calibration(
     data: DataPath, count: int, most: int, classes: Sequence[str], task: str = "multiclass"
 ) -> tuple[list[Record], list[Record]]:
-    """Choose `count` images (at most half) for calibration, and up to `most` images of other patients for evaluation.
+    """Choose `count` images for calibration, and up to `most` images of other patients for evaluation.
+
+    At most half of all images of the data set are chosen for calibration.
 
     The data are a folder with one sub-folder per class, a CSV manifest, or a folder of images without labels. A label
     that is not among the model's classes is an error. For a model of findings, each image gets 1, 0 or None (not known)

@@ -50,11 +50,14 @@ class ConvertedCopy:
         return load_onnx(self.file, "cpu", dtype, engine)
 
     def images(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """Return up to 16 images (N, C, H, W) to compare engines on: from the training data, or phantoms."""
+        """Return up to 16 images (N, C, H, W) to compare engines on.
+
+        They come from the training data; if it cannot be read, they are phantoms (synthetic images).
+        """
         return check_pixels(preprocessing, None, training_data(self._folder))[0]
 
     def known_difference(self, opened: OnnxEngine) -> float | None:
-        """Return what `keep_difference` stored for this engine, its version and its number format; None without it."""
+        """Return what `keep_difference` stored for this engine, its version and number format, else None."""
         found = self._notes().get(_name(opened))
         return found if isinstance(found, float) else None
 

@@ -165,7 +165,7 @@ def _check_size(network: PixelNetwork, img_size: int) -> None:
 
 
 def training_data(folder: Path) -> DataSet | None:
-    """Return the data set that the run of a checkpoint names, if there is one."""
+    """Return the data set that the run.json of a checkpoint's run names; None if run.json is missing or names none."""
     return DataSet.of_run(_find_run(folder))
 
 

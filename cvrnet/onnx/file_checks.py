@@ -81,12 +81,17 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _quantiles(value: Any) -> list[NDArray[np.float64]]:
-    """Return the quantiles of each fold's distances; ValueError if the value cannot be quantiles."""
+    """Return, for each fold, the quantiles of images' distances from its training images.
+
+    Raise ValueError if the value cannot be quantiles.
+    """
     if not isinstance(value, list) or not all(isinstance(v, list) and 2 <= len(v) <= 10_000 for v in value):
-        raise ValueError("the quantiles of the distances have an unexpected form")
+        raise ValueError("the quantiles of the distances from the training images have an unexpected form")
     found = [np.array(v, np.float64) for v in value]
     if not all(v.ndim == 1 and np.isfinite(v).all() and (np.diff(v) >= 0).all() for v in found):
-        raise ValueError("the quantiles of the distances are not in ascending order, or not finite")
+        raise ValueError(
+            "the quantiles of the distances from the training images are not in ascending order, or not finite"
+        )
     return found
 
 

@@ -182,6 +182,7 @@ def check_agreement(found: Mapping[str, Any], min_agreement: float, max_accuracy
         figures += f", {'the mean AUC' if several else 'accuracy'} goes from {before:.1%} to {after:.1%}"
     if part < min_agreement or (before is not None and before - after > max_accuracy_drop):
         raise UserError(
-            f"int8 changes the predictions too much, nothing was written: {figures}; expected an agreement of at least "
-            f"{min_agreement:.1%} and a loss of at most {max_accuracy_drop:.1%}"
+            f"int8 changes the predictions too much, nothing was written: {figures}; expected agreement on at least "
+            f"{min_agreement:.1%}, and {'a mean AUC' if several else 'an accuracy'} that drops by at most "
+            f"{max_accuracy_drop:.1%}"
         )

@@ -51,7 +51,9 @@ class OnnxEngine:
         """Number of heads; UserError if the file has none."""
         if not self._heads:
             name = self.pretrained_cfg["architecture"]
-            raise UserError(f"{name} gives no probabilities of heads; expected a CVR-Net that averages them")
+            raise UserError(
+                f"{name} gives no probabilities of heads; expected a CVR-Net that averages its heads' probabilities"
+            )
         return self._heads
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -74,7 +76,10 @@ class OnnxEngine:
     ahead = 0  #: number of further batches to start before waiting for a batch's result
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
-        """Predict images now; return a function that returns the result, as the engines that predict later do."""
+        """Predict images now; return a function that returns the result.
+
+        `cvrnet.inference.torch_engine.TorchEngine.start` returns a function, too.
+        """
         answer = self(pixels, size)
         return lambda: answer
 
@@ -97,8 +102,8 @@ def load_onnx(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, ``fp32``, or ``bf16`` (only with OpenVINO, on processors with bfloat16).
         engine: One of ``ENGINES``. ``auto`` takes ONNX Runtime, except in one case: OpenVINO is installed, the device
-            is a CPU, and there are at least `OPENVINO_PAYS` images (or fewer, if the dtype is ``bf16`` or ONNX Runtime
-            is not installed). In this case ``auto`` takes OpenVINO.
+            is a CPU, and there are at least `OPENVINO_PAYS` images (any number of images, if the dtype is ``bf16`` or
+            ONNX Runtime is not installed). In this case ``auto`` takes OpenVINO.
         images: Number of images that will be predicted; None for many.
 
     Raises:
@@ -124,7 +129,7 @@ def _open(path: Path, device: str, dtype: str, engine: str, images: float | None
         if kind == "cuda":
             raise UserError(f"OpenVINO does not run on {device!r}; expected auto or cpu")
         if dtype in ("tf32", "fp16"):
-            raise UserError(f"{dtype} needs a CUDA device, not cpu; expected auto, fp32 or bf16")
+            raise UserError(f"OpenVINO does not compute in {dtype}; expected auto, fp32 or bf16")
         session, precision = _open_openvino(path, dtype)
         return engine, session, "cpu", precision
     if dtype not in ("auto", "fp32"):

@@ -20,7 +20,7 @@ Item = tuple[str, str, str]  # topic, items of TRIPOD+AI ("CLAIM" for items that
 
 
 def checklist(results: Results) -> list[Item]:
-    """Return the items in the order of a paper."""
+    """Return the items, in the order in which a paper treats them."""
     return [(topic, numbers, text(results) if callable(text) else AUTHOR + text) for topic, numbers, text in _ITEMS]
 
 

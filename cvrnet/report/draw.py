@@ -49,7 +49,10 @@ def draw_heads(folder: Path, head_rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_learning_curves(folder: Path, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Draw the learning curves of all folds or of one training; ``histories`` maps names to rows of history.csv."""
+    """Draw the learning curves of all folds, or of one training.
+
+    ``histories`` maps the name of each fold (``""`` for one training) to the rows of its history.csv.
+    """
     first = next(iter(histories.values()))
     score = "val_roc_auc" if first and "val_roc_auc" in first[0] else "val_accuracy"  # findings have no accuracy
     if len(histories) == 1:

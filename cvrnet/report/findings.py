@@ -33,7 +33,7 @@ def finding_tables(results: Results) -> dict[str, Sequence[Row]]:
 
 
 def finding_rows(name: str, scores: Mapping[str, Any]) -> Iterator[Row]:
-    """Yield a row for each finding of a set and for the mean: first on all images, then on each source's images."""
+    """Yield a row for each finding and for the mean: first on all images of a set, then on each source's images."""
     for source, part in {"": scores, **scores.get("per_source", {})}.items():
         whole, spread = part["per_finding"], part["intervals"]
         for finding in part["findings"]:

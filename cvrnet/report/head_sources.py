@@ -17,7 +17,7 @@ ALL = {"val": "Validation images", "test": "Test images", INDEPENDENT: "Held-bac
 
 
 def head_source_rows(results: Results) -> list[dict[str, Any]]:
-    """Return rows with each head's balanced accuracy on each set and on each source of the set.
+    """Return rows with each head's balanced accuracy on each set of images and each source that `_places` yields.
 
     The list is empty if the data set names no source for any image.
     """

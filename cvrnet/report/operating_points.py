@@ -40,7 +40,7 @@ class Decided:
     def rates(self, k: int, rows: NDArray[np.bool_]) -> Row:
         """Return sensitivity and specificity of class ``k``, with 95 % intervals (bootstrap over patients).
 
-        ``rows`` is a mask (N,): the images that count.
+        ``rows`` is a mask (N,) of the images that are used.
         """
         truth, hits, groups = self.table.truth(k), self.positive[:, k], np.array(self.table.groups)
         found: Row = {}

@@ -79,9 +79,9 @@ def auc_rows(table: PredictionTable, baselines: Mapping[str, Sequence[float]], p
 
 
 def calibration_row(table: PredictionTable, part: str = "") -> Row:
-    """Return the observed share of the event, the mean probability, and the Brier score of the event (0 to 1).
+    """Return the share of rows with the event, the mean probability, and the Brier score of the event (0 to 1).
 
-    ``brier_of_share`` is the Brier score of a model that always predicts the observed share.
+    ``brier_of_share`` is the Brier score of a model that always predicts this share (``observed``).
     """
     k = table.classes.index(YES)
     truth, model = table.truth(k), table.probabilities[:, k]

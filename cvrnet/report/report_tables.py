@@ -128,7 +128,7 @@ def _paper_table(results: Results) -> ReportTable:
 
 
 def paper_scores(scores: Mapping[str, Any]) -> Row:
-    """Select the scores that `_paper_table` shows from a set's scores, or from means and stds over folds."""
+    """Return the scores for `_paper_table`, from a set's scores or from means and stds over folds."""
     weighted, macro = scores["weighted"], scores["macro"]
     return {
         **{f"{key}_weighted": weighted[key] for key in AVERAGES},
@@ -141,7 +141,7 @@ def paper_scores(scores: Mapping[str, Any]) -> Row:
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores of one set minus the scores of another; a score that either set lacks gives None.
 
-    For findings, this is done for each finding that has an AUC in both sets, and the differences are averaged.
+    For findings, each difference is the mean over the findings that have an AUC in both sets.
     """
 
     def less(a: Any, b: Any) -> Any:

@@ -42,10 +42,11 @@ Groups = dict[str, dict[str, list[Path]]]  # label -> source -> images, one for 
 
 
 def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
-    """Probe the model of a run, or ``predictor`` for an evaluation, and write tables/source_probe.csv for the report.
+    """Probe a model, and write tables/source_probe.csv for the report of a run or an evaluation.
 
+    The model is that of ``predictor`` or, without a ``predictor``, that of the run (in a cross-validation, of fold 1).
     Nothing is written for findings, for a model with one head, or if no label has two sources with at least
-    `MIN_PATIENTS` patients each. In a cross-validation, the model of fold 1 is probed.
+    `MIN_PATIENTS` patients each.
 
     Returns:
         A sentence that says why the model cannot be probed, for example because the file of its weights is damaged; ""

@@ -35,9 +35,11 @@ class Baselines:
     def of_bags(cls, bags: Sequence[Study], answer: Answer) -> Baselines:
         """Calculate the scores of bags.
 
-        ``answer`` returns the model's probability of the event for each bag that it gets. It gets the bags cut down to
-        their first film, and cut down to their last film. If any film has no day, the first and the last film are not
-        known. ``view_ap`` is then the highest value among the bag's films: 1 if any film is AP.
+        ``answer`` returns the model's probability of the event for each bag that it gets. It is called twice: with
+        bags that keep only their first film, and with bags that keep only their last film.
+
+        If any film of any bag has no day, ``answer`` is not called, because the first and the last film are not known;
+        and the ``view_ap`` of each bag is the highest value among its films: 1 if any of them is AP.
         """
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
         scores[COUNT] = [float(len(bag.pictures)) for bag in bags]

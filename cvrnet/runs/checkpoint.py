@@ -166,7 +166,7 @@ def stored_unit(folder: Path) -> str:
 
 
 def refuse_bags(unit: str, what: str) -> None:
-    """Raise UserError if the model predicts bags of images; ``what`` names the command that takes single images."""
+    """Raise UserError if a prediction is about a bag of images; ``what`` (such as a command) cannot use such models."""
     if unit != "image":
         raise UserError(
             f"the model predicts all images of a {unit} together; {what} takes only models of single images"

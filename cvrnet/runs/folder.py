@@ -141,8 +141,8 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
     """Return whether a folder already has a run; change no file.
 
     Raises:
-        UserError: The job may not write to the folder: it holds other files but no run, or a run of another kind, or a
-            run although ``resume`` and ``overwrite`` are False.
+        UserError: The job may not write to the folder: it holds files but no run, or a run of another kind, or a run
+            although ``resume`` and ``overwrite`` are False.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder for the run")

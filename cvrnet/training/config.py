@@ -151,7 +151,7 @@ class TrainConfig:
     hflip_p: float = 0.5  #: probability of a horizontal flip
     vflip_p: float = 0.5  #: probability of a vertical flip
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
-    val_fraction: float = 0.2  #: part of the patients used for validation if no image has the split ``val``
+    val_fraction: float = 0.2  #: patients with about this share of the images validate if no ``split`` is ``val``
     seed: int = 0  #: determines initial weights, order, augmentation and splits
     amp: str = "auto"  #: number format of the computations: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``
     device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``
@@ -179,14 +179,17 @@ class TrainConfig:
         if self.outcome and self.findings:
             raise UserError(
                 f"outcome={self.outcome!r} gives each image one label, findings give it several; "
-                "expected only one of the two settings"
+                "set either outcome or findings, not both"
             )
         if self.segmenter and not self.lungs:
             raise UserError(f"segmenter={self.segmenter!r} needs lungs='mask' or lungs='crop'")
         if self.lungs and self.unit != "image":
             raise UserError(f"lungs={self.lungs!r} needs unit='image', and unit is {self.unit!r}")
         if self.batch_size < self.grad_accum:
-            raise UserError(f"batch_size={self.batch_size} cannot be split into grad_accum={self.grad_accum} parts")
+            raise UserError(
+                f"batch_size={self.batch_size} cannot be split into grad_accum={self.grad_accum} parts; expected a "
+                "batch_size that is at least grad_accum"
+            )
         create_optimizer([nn.Parameter(torch.zeros(1, 1))], self.optimizer, self.lr)  # refuses an unknown optimiser
 
     @property

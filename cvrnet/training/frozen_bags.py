@@ -35,7 +35,7 @@ def join_items(items: Sequence[Item]) -> tuple[Bags, Tensor]:
 
 @dataclass(eq=False)
 class BagVectors(Dataset[Item]):
-    """The vectors and days of the pictures of training bags, with the bags' labels.
+    """The training bags: the pooled feature maps (vectors) and the day of each picture, and the label of each bag.
 
     Each epoch uses one view of each picture: the picture itself or an augmented copy. The key of an item is (epoch,
     index); only the key and the seed determine the views. Only the bags of a batch are in memory, because the vectors
@@ -115,7 +115,7 @@ class FrozenBags(FrozenEncoders):
         self.network = processes.parallel(self.trained)
 
     def inputs(self, bags: Any) -> Any:
-        """Return the network's input: a batch of the loader, moved to the device."""
+        """Return the network's input: the bags of a batch of the loader, moved to the device."""
         return bags.to(self.processes.device)
 
     def validate(self) -> NDArray[np.float64]:

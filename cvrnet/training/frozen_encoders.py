@@ -95,7 +95,8 @@ class StandardizedHead(nn.Module):
 class FrozenEncoders:
     """Trains, validates and saves the heads on frozen encoders, for `fit`; the inputs are vectors of pooled maps.
 
-    Epochs are short, so weights are written only at the end; until then, the best weights are in the saved state.
+    Epochs are short, so model.safetensors is written only at the end; until then, the best weights are in the saved
+    state (training-state.pt).
     """
 
     save_seconds = 5.0  #: the least time between two saved states, in seconds
@@ -133,7 +134,7 @@ class FrozenEncoders:
         return self.network
 
     def inputs(self, vectors: Tensor) -> Tensor:
-        """Return the network's input: a batch of the loader, moved to the device."""
+        """Return the network's input: the vectors of a batch of the loader, moved to the device."""
         return vectors.to(self.processes.device, non_blocking=True)
 
     def validate(self) -> NDArray[np.float64]:

@@ -61,8 +61,8 @@ def fit(
 
     The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. If
     the folder has the state of an interrupted training, this training continues after the last epoch that was saved. A
-    training that reached its number of epochs continues if the config has more epochs. On a CPU, a continued training
-    gives the same weights as an uninterrupted one.
+    training that ended after the last of its N epochs continues if ``config`` has more than N epochs. On a CPU, a
+    continued training gives the same weights as an uninterrupted one.
 
     With several processes (``accelerate launch``), each process computes the gradients of its part of every batch;
     their sum over the processes is the gradient of the whole batch. Batch norm normalises each part with the

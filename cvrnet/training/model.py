@@ -76,8 +76,8 @@ def _is_cvrnet(model: str) -> bool:
 def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     """Create the model of a config: a CVR-Net or any other timm classifier, with the papers' preprocessing.
 
-    Every model gets the whole image, resized with the config's interpolation. The model keeps its mean and standard
-    deviation.
+    Every model gets the whole image, resized with the config's interpolation. Pixels are normalised with the model's
+    own mean and standard deviation.
 
     Raises:
         UserError: timm does not know the model, or the model does not accept these arguments.

@@ -33,8 +33,8 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
         weight_bytes: size of the model's weights in bytes; the novelty head takes at most a twentieth of it.
 
     Returns:
-        The novelty head; None if there are too few images, or if the vectors hardly vary, as is possible for an
-        untrained network.
+        The novelty head; None if there are too few images, or if the inputs for the training images hardly vary, as is
+        possible for an untrained network.
     """
     if min(len(train[0]), len(validation[0])) < LEAST_IMAGES:
         return None
@@ -60,12 +60,14 @@ def fit_sides(
 ) -> NoveltyHead:
     """Add the detection of mirrored images to a novelty head: a ridge regression on the maps' left-right differences.
 
-    The regression learns the value 1 for mirrored images, and -1 for images as they are. If at most the share
-    `LEAST_TOLD` of the validation images get a negative value, as with symmetrical objects, the head stays unchanged.
+    The regression learns the value 1 for mirrored images, and -1 for images as they are. The validation images are not
+    mirrored, so their values should be negative. If the share of negative values is at most `LEAST_TOLD`, the
+    regression cannot detect mirrored images, for example because left and right look alike in all images. The head then
+    stays unchanged.
 
     Otherwise, the regression is shifted so that the median of its values for the validation images is 0. Let d be the
-    distance that the share ``FALSE_ALARMS - SIDE_ALARMS`` of the validation images exceeds. The regression is scaled so
-    that its value exceeds d for the share `SIDE_ALARMS` of the validation images.
+    1 - (`FALSE_ALARMS` - `SIDE_ALARMS`) quantile of the validation images' distances. The regression is scaled so that
+    its values for the share `SIDE_ALARMS` of the validation images are above d.
 
     Args:
         head: the result of `fit_novelty`.

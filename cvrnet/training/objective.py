@@ -49,7 +49,8 @@ def make_objective(
 class OneClass:
     """Objective for one class per image: cross-entropy (v2 section 5.2).
 
-    With the config's ``class_weights``, the loss of an image of class j is multiplied by N_max / N_j.
+    With the config's ``class_weights``, the loss of an image of class j is multiplied by N_max / N_j (see the
+    function `class_weights`).
     """
 
     def __init__(
@@ -123,6 +124,9 @@ def positive_weights(truth: NDArray[np.float64], highest: float) -> NDArray[np.f
 
 
 def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
-    """Return the weight N_max / N_j of each class j, so that all classes count equally; 0 for an absent class."""
+    """Return the weight N_max / N_j of each class j, so that all classes count equally; 0 for an absent class.
+
+    N_j is the number of ``labels`` that are j; N_max is the largest N_j.
+    """
     counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).float()
     return torch.where(counts > 0, counts.max() / counts.clamp(min=1), 0.0)

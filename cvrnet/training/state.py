@@ -19,7 +19,7 @@ from cvrnet.training.config import TrainConfig
 
 @dataclass
 class State:
-    """Progress of training: finished epochs, the best value so far, and the history."""
+    """Progress of training: finished epochs, the best value of ``TrainConfig.monitor`` so far, and the history."""
 
     epoch: int = 0  #: number of finished epochs
     best: float = -math.inf  #: the best monitored value so far; higher is better
@@ -56,7 +56,11 @@ def restore_state(path: Path, parts: dict[str, Any]) -> State:
 
 
 def close_state(folder: Path, state: State, config: TrainConfig) -> None:
-    """Delete the state of a finished training, or rename it to ``LAST_STATE`` if a later job can train more epochs."""
+    """Delete the state of a finished training, or rename it to ``LAST_STATE``.
+
+    If training ended because ``patience`` was used up, the state is deleted. If it ended after the last epoch, the
+    state is renamed, so that a later job with more epochs can continue from it.
+    """
     if state.epoch - state.best_epoch >= config.patience:
         (folder / LAST_STATE).unlink(missing_ok=True)
         (folder / STATE).unlink(missing_ok=True)

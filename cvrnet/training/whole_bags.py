@@ -61,7 +61,7 @@ class BagNetwork(nn.Module):
     def forward(self, bags: Any) -> Tensor:
         """Return the logits (N, classes) of N bags (`cvrnet.heads.Bags`).
 
-        Here, ``bags.vectors`` are the normalised images of all P pictures, (P, C, H, W).
+        Here, ``bags.vectors`` are the P normalised pictures of all bags, (P, C, H, W).
         """
         inputs = self.model.pool_maps(self.model.forward_maps(bags.vectors))
         logits: Tensor = self.model.head.combine(self.model.head.bag_logits(inputs, bags.sizes, bags.days)[0])

@@ -52,7 +52,7 @@ class Local:
 def judge(
     decisions: Decisions, quantiles: Sequence[Table], probabilities: Table, distances: Table, classes: Sequence[str]
 ) -> Judged:
-    """Return the decisions on N images, and how unusual the images are, from probabilities and distances.
+    """Decide on N images by the rules in ``decisions`` (thresholds, prediction sets); say how unusual each image is.
 
     ``probabilities`` are (N, C). ``distances`` from each fold's training images are (N, folds). ``quantiles`` has an
     array for each fold: the quantiles with which `unlike` compares the distances of this fold.
@@ -76,9 +76,9 @@ def fit_quantiles(distances: Table) -> list[Table]:
 
 
 def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
-    """Return new decisions for the calibrated probabilities.
+    """Return new rules (thresholds, prediction sets and limits of uncertainty), chosen on the calibrated probabilities.
 
-    Their thresholds aim at the same sensitivities and specificities as the earlier decisions, ``source``.
+    The new thresholds aim at the same sensitivities and specificities as those in ``source``, the earlier rules.
     """
     targets: dict[str, dict[str, float]] = {"sensitivity": {}, "specificity": {}}
     for point in source.operating_points:
@@ -90,7 +90,10 @@ def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
 
 
 def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Judged:
-    """Return the calibrated results for all images; each fold gets a calibration fitted to the other folds."""
+    """Return the results after calibration; the images of each fold get a calibration fitted to the other folds.
+
+    ``folds`` has the fold of each image; these are not the folds of the model.
+    """
     shape = (len(local.labels), len(local.classes))
     table, in_set, away = np.zeros(shape), np.full(shape, np.nan), np.full(shape[0], np.nan)
     positive: dict[tuple[str, str], Table] = {}

@@ -87,7 +87,9 @@ _PAIRED = (
 
 
 def collect_benchmark(output: Path) -> dict[str, Any]:
-    """Write benchmark.json, benchmark.csv, benchmark.md and the figures of all finished models.
+    """Write benchmark.json, benchmark.csv, benchmark.md and figures/benchmark.png, which compare the finished models.
+
+    For two or more models of findings, also write tables/paired.csv and figures/paired.png.
 
     Returns:
         The content of benchmark.json.
@@ -169,7 +171,11 @@ def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table, one row per model: mean ± standard deviation of each score, size, times, and differences."""
+    """Return the table, one row per model.
+
+    The columns are the scores (mean ± standard deviation), the size, the training time, the speed, and the differences
+    of scores from the reference model.
+    """
     rows, layout = [], _layout(result)
     for name, model in result["models"].items():
         row = {"model": name} | {title: spread(model["mean_std"][key]) for key, title in layout.columns.items()}

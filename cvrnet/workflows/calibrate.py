@@ -77,20 +77,20 @@ def calibrate(
 ) -> dict[str, Any]:
     """Calibrate a model on images of another hospital; the result is an ordinary model that every command accepts.
 
-    With labelled images, this fits one temperature and a bias for each class (`cvrnet.metrics.recalibration`), and
-    chooses new thresholds, prediction sets and limits of uncertainty (`cvrnet.metrics.abstention`). The scores before
-    and after are cross-validated by patient. With ``unlabelled`` images, this estimates the share of each class and
-    corrects the probabilities for the shares (`fit_prior`); the result has no thresholds, because thresholds need
-    labels. In both cases, the result marks images that are less like the training images than 95 % of the images in
-    ``data`` (`cvrnet.heads.novelty`).
+    With labelled images, this fits one temperature for all classes and a bias for each class
+    (`cvrnet.metrics.recalibration`), and chooses new thresholds, prediction sets and limits of uncertainty
+    (`cvrnet.metrics.abstention`). The scores before and after are cross-validated by patient. With ``unlabelled``
+    images, this estimates the share of each class and corrects the probabilities for the shares (`fit_prior`); the
+    result has no thresholds, because thresholds need labels. In both cases, the result marks images that are less like
+    the training images than 95 % of the images in ``data`` (`cvrnet.heads.novelty`).
 
     ``model`` is as in `cvrnet.workflows.evaluate`, but not an ONNX file. The weights do not change: the calibration is
     in config.json, and `Predictor` applies it to the probabilities averaged over heads and folds. So the folds of a run
     are calibrated together, as an ensemble.
 
-    The folder gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are known, and
-    tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html. Other arguments:
-    see `cvrnet.workflows`.
+    The folder ``output`` gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are
+    known, and tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html. Other
+    arguments: see `cvrnet.workflows`.
 
     Returns:
         ``rows`` of tables/before_after.csv, ``sentences`` (the verdict and warnings), and ``calibration``, as in
@@ -100,7 +100,8 @@ def calibrate(
         DataError: Images cannot be read, or rows of the manifest are wrong.
         UserError: There are too few images, all images are of one class, or a class has only one patient. Or the model
             does not know a class, was trained on an image or its patient, or is calibrated already. Or the model
-            predicts findings or an event, or classifies several images together. Or the folder has other files.
+            predicts findings or an event, or classifies several images together. Or the folder has files that may not
+            be replaced.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     about = _about(model)
@@ -200,8 +201,8 @@ def _refuse_images(
     if seen := known.found(records):
         who = f" (patient {seen[0].patient_id})" if seen[0].patient_id else ""
         raise UserError(
-            f"the model was trained or validated on {len(seen)} of the {len(records)} images or on other images of "
-            f"their patients, such as {seen[0].name}{who}; remove these {len(seen)} images from the data"
+            f"the model was trained or validated on {len(seen)} of the {len(records)} images, such as "
+            f"{seen[0].name}{who}, or on other images of their patients; remove these {len(seen)} images from the data"
         )
     return known.rows
 

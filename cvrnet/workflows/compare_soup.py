@@ -25,8 +25,9 @@ The soup is not inferior if the lower end of the difference's 95 % interval is a
 def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
     """Return the rows and the verdict, from the predictions of the folds and (in the last table) of the soup.
 
-    The verdict compares the soup's accuracy (for findings: mean AUC) with the mean over its folds; the interval is by
-    patient. ``honest`` means that no fold was trained on the images.
+    The verdict compares the soup's accuracy (for findings: mean AUC) with the mean over its folds. It has the 95 %
+    interval of the difference, in which the images of one patient do not count as independent. ``honest`` means that no
+    fold was trained on the images.
     """
     *folds, soup = tables.values()
     *names, kind = tables

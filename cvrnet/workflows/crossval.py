@@ -30,7 +30,8 @@ class Folds:
         independent: The images that are held back; they are in no fold.
         test_source: The source of the independent images; "" if the data set's column ``split`` holds them back.
         count: Number of folds.
-        left_out: Number of images in no set: with a ``test_source``, images of other sources that have ``split=test``.
+        left_out: Number of images that are neither in a fold nor independent: with a ``test_source``, the images of
+            other sources whose ``split`` is ``test``.
     """
 
     inside: list[Record]

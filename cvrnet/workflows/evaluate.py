@@ -164,9 +164,9 @@ def evaluate(
     """Score a trained model on labelled images, and write the report.
 
     ``model`` is a run folder (all its folds as an ensemble, or only ``folds``), a fold folder, ``local-dir:FOLDER``,
-    ``hf-hub:user/repo[@revision]`` or an ONNX file. The folder gets run.json, metrics.json, predictions.csv, figures/,
-    tables/, report.html and audit.html. For each of the ``prevalences`` (default: 1, 5, 10, 20 and 50 %), the report
-    gives PPV and NPV of each operating point. Other arguments: see `cvrnet.workflows`.
+    ``hf-hub:user/repo[@revision]`` or an ONNX file. The folder ``output`` gets run.json, metrics.json, predictions.csv,
+    figures/, tables/, report.html and audit.html. For each of the ``prevalences`` (default: 1, 5, 10, 20 and 50 %), the
+    report gives PPV and NPV of each operating point. Other arguments: see `cvrnet.workflows`.
 
     Classes are matched by name: the data may lack some of the model's classes, but may not have others. Images
     that cannot be read are left out and named in run.json (``left_out``).
@@ -176,7 +176,7 @@ def evaluate(
 
     Raises:
         DataError: Rows of the manifest are wrong, or no image can be read.
-        UserError: The folder has other files, or the model does not know a class of the data.
+        UserError: The folder has files that may not be replaced, or the model does not know a class of the data.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     check_prevalences(prevalences)
@@ -286,7 +286,7 @@ def read_for(
 
 
 def refuse_findings(predictor: Predictor, what: str) -> None:
-    """Raise UserError for a model of findings; ``what`` is the command, which needs one class per image."""
+    """Raise UserError for a model of findings; ``what`` names the job, which needs one class per image."""
     if predictor.task == "multilabel":
         raise UserError(
             f"{predictor.name} is a model of findings; {what} is for models of one class per image; `cvrnet evaluate` "

@@ -64,8 +64,9 @@ def find_lungs(
     output folder of this function, or its file lungs.safetensors), nothing is trained, and the segmenter is compared
     with the given masks. A message names each mask that cannot be used, and the job continues.
 
-    The folder gets lungs.safetensors (the segmenter), masks/, masks.csv (all masks: origin, area, parts, and whether
-    they are implausible), quality.csv, lungs.png (a contact sheet), manifest.csv and, last, summary.json.
+    The folder gets lungs.safetensors (the segmenter), masks/, masks.csv (each mask's origin, area and number of
+    connected parts, and why it is implausible, if it is), quality.csv, lungs.png (a contact sheet), manifest.csv and,
+    last, summary.json.
 
     ``n_folds`` (at least 2, by patient), ``epochs``, ``seed``, ``device`` and ``amp`` are for the training. ``size`` is
     the height and width of the network's input in pixels, a multiple of 32. ``phantoms`` is the number of synthetic
@@ -77,7 +78,8 @@ def find_lungs(
 
     Raises:
         DataError: Rows of the manifest are wrong.
-        UserError: Fewer than ten images have a usable mask, and there is no segmenter; or the folder has other files.
+        UserError: Fewer than ten images have a usable mask, and there is no segmenter; or the folder has files that
+            may not be replaced.
     """
     callbacks = callbacks or Callbacks()
     _check(n_folds, epochs, size, phantoms)

@@ -104,8 +104,9 @@ def start_job(
 ) -> Iterator[Job]:
     """Open the folder, read the data set and decode its images; only the main process locks the folder and decodes.
 
-    When the ``with`` block has succeeded, the new run replaces the old run. ``kind`` is the job's kind in run.json;
-    ``part`` is the fold if the job trains only one. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
+    If the folder has an earlier run that the job does not continue, the new run replaces it when the ``with`` block has
+    succeeded. ``kind`` is the job's kind in run.json; ``part`` is the fold if the job trains only one. Other arguments:
+    see `cvrnet.workflows` and `open_run_folder`.
 
     Raises:
         DataError: The data set has errors; the message lists everything that is wrong with the manifest and the images.
@@ -182,8 +183,8 @@ def open_run(
     ``split`` yields each image with its set or fold; ``further`` are further keys of run.json.
 
     Raises:
-        UserError: The folder has other files, or a run with another split or other settings; or the model cannot be
-            created.
+        UserError: The folder has files that may not be replaced, or a run with another split or other settings; or the
+            model cannot be created.
     """
     if job.processes.is_main:
         resumed = job.resume and (output / RUN).is_file()

@@ -39,7 +39,8 @@ def new_lung_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]
     """Yield the folder that the user named, and a new folder that replaces the first one if the block succeeds.
 
     Raises:
-        UserError: The folder has other files; or it has an earlier result, and ``overwrite`` is not set.
+        UserError: The folder has files that `cvrnet lungs` did not write; or it has an earlier result, and
+            ``overwrite`` is not set.
     """
     folder = real_folder(output)
     with ExitStack() as stack:

@@ -32,10 +32,10 @@ def add_novelty(
 ) -> dict[str, Table]:
     """Fit a novelty head, save it beside the weights, and add to the predictions how unusual each image is.
 
-    The head is fitted to at most 500 training and 500 validation images, and to mirrored copies of 300 training images.
-    At most 500 images of each scored set get a value. The seed and the images' names determine which images are drawn,
-    so that the folds of a run draw the same images where possible. Only a CVR-Net that averages the probabilities of
-    its heads gets a novelty head, and only if there are enough images.
+    The head is fitted to at most 500 training and 500 validation images, and to mirrored copies of at most 300 training
+    images. At most 500 images of each scored set get a value. The seed and the images' names determine which images are
+    drawn, so that the folds of a run draw the same images where possible. Only a CVR-Net that averages the
+    probabilities of its heads gets a novelty head, and only if there are enough images.
 
     Args:
         job: The job.

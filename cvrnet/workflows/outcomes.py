@@ -86,14 +86,14 @@ def read_outcome(
 
 
 def outcome_of(predictor: Predictor) -> Outcome | None:
-    """Return the outcome that a model predicts; None for a model of labels."""
+    """Return the outcome that a model predicts; None for a model that predicts labels."""
     return Outcome.from_note(outcome_note(predictor.models[0].pretrained_cfg))
 
 
 def refuse_outcome(model: Any, what: str) -> None:
-    """Raise UserError for a model that predicts an event; ``what`` is the command, which needs a model of labels."""
+    """Raise UserError for a model that predicts an event; ``what`` names the job that refuses it."""
     if outcome := Outcome.from_note(outcome_note(model.pretrained_cfg)):
-        raise UserError(f"the model predicts the event {outcome.column}; {what} needs a model of labels")
+        raise UserError(f"the model predicts the event {outcome.column}; {what} needs a model that predicts labels")
 
 
 def add_baselines(
@@ -101,8 +101,8 @@ def add_baselines(
 ) -> None:
     """Write baselines.csv (see `cvrnet.runs.baselines`) for all sets that have a table of predictions.
 
-    For a model of bags, each bag is cut down to its first film and to its last film, and ``answer`` returns the
-    probability of the event for such bags of one film. For a model of single images, ``answer`` is None.
+    For a model of bags, two bags of one film are made from each bag: one with its first film, one with its last film.
+    ``answer`` returns the probability of the event for such bags. For a model of single images, ``answer`` is None.
     """
     found = {}
     for part, table in tables.items():

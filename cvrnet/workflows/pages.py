@@ -28,7 +28,7 @@ def audit_run(
     names: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> None:
-    """Audit the data once, save the findings in the run, and report the severe findings.
+    """Audit the data once, save the audit's findings in the run, and tell the user the severe ones.
 
     ``output`` is the final path of the folder; ``names`` and ``uncertain`` are arguments of `audit`.
 

@@ -32,9 +32,10 @@ def with_studies(
     data: DataPath,
     say: Callable[[str], object],
 ) -> tuple[list[Any], TrainConfig, list[str]]:
-    """Return the bags of readable pictures, the config that fits them, and a line for each picture or bag left out.
+    """Return the bags of readable pictures, the config, and a line for each picture or bag left out.
 
-    ``problems`` are lines about pictures that cannot be used. ``say`` is called with each line.
+    In the config, ``time`` is set to False if no picture has a day. ``problems`` are lines about pictures that cannot
+    be used. ``say`` is called with each line and, last, with a line about the size of the bags.
 
     Raises:
         DataError: No bag is left.
@@ -91,7 +92,7 @@ def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Pat
 def read_studies(
     predictor: Predictor, data: DataPath, say: Callable[[str], object], films: Sequence[Record] | None = None
 ) -> list[Study]:
-    """Return the bags of a data set for a trained model; ``say`` is called with a line for each unusable bag.
+    """Return the bags of a data set for a trained model; ``say`` gets a line for each unusable picture or bag.
 
     ``films`` are the data set's labelled pictures, if they have already been read.
 

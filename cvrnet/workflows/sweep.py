@@ -127,16 +127,17 @@ def leave_one_source_out(
 
     Each cross-validation is a run in ``OUTPUT/SOURCE``; ``OUTPUT`` itself gets run.json, summary.json and audit.html.
     If a source cannot be left out (for example, because the other sources lack a class), summary.json has the reason,
-    and the job continues with the next source. Images of the other sources whose ``split`` is ``test`` are left out,
-    and their number is reported (see `cvrnet.data.splits`).
+    and the job continues with the next source. An image of the other sources is not used if the image's ``split`` is
+    ``test``; the number of such images is in summary.json (see `cvrnet.data.splits`).
 
     Arguments and errors: see `cvrnet.workflows`.
 
     Returns:
         The content of summary.json: for each source, the scores in cross-validation and on the source, the drop in
         accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. For
-        findings, the drop is in the mean AUC over the findings that have an AUC both in cross-validation and on the
-        source; ``not_scored`` names the findings that either all or none of the source's images have.
+        findings, there are no scores of the heads, and the drop is in the mean AUC over the findings that have an AUC
+        both in cross-validation and on the source; ``not_scored`` names the findings that either all or none of the
+        source's images have.
 
     Raises:
         UserError: The data set has fewer than two sources.
@@ -191,7 +192,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     """Return the config with the named model; ``MODEL:ABLATION`` means a variant of a CVR-Net (see `ABLATIONS`).
 
     Raises:
-        UserError: The ablation does not exist, or the model is not a CVR-Net.
+        UserError: The ablation does not exist, or the model is not a CVR-Net of two encoders.
 
     >>> model_config("cvrnet:p3", TrainConfig()).model_kwargs
     {'scales': 'deepest'}
@@ -227,7 +228,7 @@ def _check(model: str, config: TrainConfig, num_classes: int) -> None:
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per source: mean ± std over folds on the other sources and on this source, and the drop."""
+    """Return one row per source: scores (mean ± std over folds) on the other sources and on this one, and the drop."""
     rows = []
     for source, entry in summary["sources"].items():
         row = {"source left out": source, "images": entry["images"]}

@@ -63,7 +63,7 @@ def test_planted_pictures_are_found_in_phantoms(clean, tmp_path):
     assert found == {f"planted-{number}": problem for number, problem in enumerate(made)}
     assert set(finding.files) == set(found)
     assert finding.sentence.startswith("7 pictures are probably wrong: 1 ")
-    assert finding.sentence.endswith(" Pictures of other things were not searched for: no weights.")
+    assert finding.sentence.endswith(" Pictures unlike the others were not searched for: no weights.")
 
 
 @needs_lite

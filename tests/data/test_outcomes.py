@@ -134,13 +134,13 @@ def test_bad_days_are_named_and_the_rest_goes_on() -> None:
         (
             {"day": "0", "other": "1"},
             ICU,
-            r"--outcome icu_day: the manifest has no such column for an event; columns to choose from: other",
+            r"--outcome icu_day: not a column of the manifest that can state an event; columns to choose from: other",
         ),
         ({"day": "0"}, Outcome("day"), "--outcome day: .*; columns to choose from: none"),
         ({"icu_day": "1"}, ICU, "--outcome icu_day needs the column day.*--columns day=NAME"),
         ({"icu_day": "Y"}, replace(ICU, until="admission"), "needs the column day"),
         ({"day": "0", "icu_day": "NA"}, ICU, "--outcome icu_day: every cell is empty"),
-        ({"day": "0", "icu_day": "soon"}, ICU, "'soon' is neither a number of days nor yes or no"),
+        ({"day": "0", "icu_day": "soon"}, ICU, r"the cell 'soon' is neither a day \(a number\) nor yes or no"),
     ],
 )
 def test_columns_that_are_missing_or_empty_are_named(cells: dict[str, str], outcome: Outcome, message: str) -> None:

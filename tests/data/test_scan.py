@@ -274,7 +274,7 @@ def test_class_names():
     ("labels", "classes", "message"),
     [
         ("AB", ["A"], "labels not among the classes A: B; name every class, or correct the labels"),
-        ("AB", ["A", "B", "C"], "classes without an image: C; the images have A, B"),
+        ("AB", ["A", "B", "C"], "classes without an image: C; labels of the images: A, B"),
         ("AB", ["A", "B", "A"], "classes A, B, A: each must be given once"),
         ("A", None, "only one class (A): at least 2 are needed"),
         (["A", ""], None, "some images have no label"),

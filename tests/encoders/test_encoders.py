@@ -186,7 +186,7 @@ def test_an_encoder_that_is_none_is_named(own: str) -> None:
             del self.std, self.reductions
 
     register_encoder("wrong", Wrong)
-    with pytest.raises(UserError, match="encoder 'wrong' lacks reductions, std"):
+    with pytest.raises(UserError, match="encoder 'wrong' lacks attributes: reductions, std"):
         create_encoder("wrong", device=None, dtype=None)
     register_encoder("function", lambda **_: print)  # type: ignore[arg-type, return-value]
     with pytest.raises(UserError, match=r"'function' is a .*expected a torch\.nn\.Module"):

@@ -193,12 +193,12 @@ def test_results_are_replaced_whole_and_other_files_stay(cli, lively, two, tmp_p
     assert {row["class"] for row in csv.DictReader((out / "explanations.csv").open())} == {"NOR"}
 
     (out / "explanations.csv").write_text("path,label\nmine.png,NOR\n")
-    assert "explanations.csv is not a file of `cvrnet explain`" in cli(*overwrite)[2]
+    assert "explanations.csv exists, but `cvrnet explain` did not write it" in cli(*overwrite)[2]
     (out / "explanations.csv").unlink()
     assert "exists and is not part of an earlier result" in cli(*overwrite)[2]
     (out / "localisation.csv").write_text("mine")
     status, _, err = cli("explain", lively, two[0], "-o", out, "--measure", "--overwrite")
-    assert (status, "localisation.csv is not a file of `cvrnet explain --measure`" in err) == (1, True)
+    assert (status, "localisation.csv exists, but `cvrnet explain --measure` did not write it" in err) == (1, True)
     assert sorted(tmp_path.iterdir()) == [out]
 
 

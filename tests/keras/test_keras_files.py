@@ -175,7 +175,7 @@ WRONG: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     ),
     "a weight twice": (
         lambda f: f.create_dataset("res_conv1/kernel:0", (3,), "f4"),
-        "layer 'res_conv1' has two weights 'kernel'",
+        "layer 'res_conv1' has two weights with the name 'kernel'",
     ),
     "name of two lines": (
         lambda f: add_layer(f, "one\ntwo\x1b[31m"),

@@ -87,7 +87,7 @@ def test_few_images_are_a_warning():
     table = [[0.9, 0.1]] * 9 + [[0.1, 0.9]] * 30
     points = choose_operating_points(y, table, CLASSES, dict.fromkeys(CLASSES, 0.9), {})
     warnings = {point.class_name: point.warnings for point in points if point.rule == "sensitivity"}
-    assert warnings == {"CVP": ["CVP: its thresholds are based on only 9 validation images"], "NCP": []}
+    assert warnings == {"CVP": ["CVP: its thresholds are based on only 9 validation images with this label"], "NCP": []}
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_few_validation_images_are_told_wherever_it_is_used(copy, phantoms, cli)
     weak = OperatingPoint("CVP", "youden", None, 0.4, 3, 4, 20, 30)
     save_decisions(copy, Decisions([weak]))
     image = sorted((phantoms.parent / "images").rglob("*.png"))[0]
-    warning = "CVP: its thresholds are based on only 4 validation images"
+    warning = "CVP: its thresholds are based on only 4 validation images with this label"
     _, out, err = cli("predict", copy, image, "--operating-point", "youden")
     assert f"Warning: {warning}" in err
     assert "positive_CVP" in out

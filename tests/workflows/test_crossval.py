@@ -1,4 +1,4 @@
-"""Cross-validation: the folds of v1 Fig. 3, runs that go on, machines that share, the papers' table."""
+"""Cross-validation: the folds of v1 Fig. 3, runs that go on, machines that share, the table of scores."""
 
 import csv
 import json

@@ -220,15 +220,19 @@ def test_without_an_event_that_can_be_foretold_the_counts_say_why(ward: Path, tm
     ):
         train(ward, tmp_path / "run", recipe("frozen", **{**SETTINGS, "horizon": 1}, until="admission"), **PLAIN)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match=r"--outcome nowhere: the manifest has no such column"):
+    with pytest.raises(UserError, match=r"--outcome nowhere: not a column of the manifest"):
         train(ward, tmp_path / "run", recipe("frozen", **{**SETTINGS, "outcome": "nowhere"}), **PLAIN)
 
 
 def test_models_that_foretell_are_refused_where_labels_are_needed(of_images: Path, ward: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the model predicts the event icu_day; calibration needs a model of labels"):
+    with pytest.raises(
+        UserError, match="the model predicts the event icu_day; calibration needs a model that predicts labels"
+    ):
         calibrate(str(of_images), ward, tmp_path / "c")
     cross_validate(ward, tmp_path / "folds", recipe("frozen", **SETTINGS, epochs=1), n_folds=3, **PLAIN)
-    with pytest.raises(UserError, match="the model predicts the event icu_day; a soup needs a model of labels"):
+    with pytest.raises(
+        UserError, match="the model predicts the event icu_day; a soup needs a model that predicts labels"
+    ):
         make_soup(tmp_path / "folds", tmp_path / "s")
     train(ward, tmp_path / "other", recipe("frozen", **{**SETTINGS, "horizon": 4}, epochs=1), **PLAIN)
     with pytest.raises(UserError, match="predict different events"):
