@@ -64,9 +64,8 @@ def read_audited(
 
     Images have one label each, or may have several findings, such as edema. They may have several findings in three
     cases: ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there
-    are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images
-    without a known value for any finding are left out. If images have one label each, the returned list of names is
-    empty.
+    are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images without
+    a known value for any finding are left out. If images have one label each, the returned list of names is empty.
 
     Raises:
         DataError: No image is left, or a cell of a finding or a label is wrong (see `cvrnet.data.findings`).

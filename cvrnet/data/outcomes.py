@@ -10,8 +10,8 @@ patient.
 predict. For a film of the event's day, it is not known whether the film was taken before the event, so it counts as
 taken after the event.
 
-**Horizon.** The horizon is a number of days after the origin. The label is ``yes`` if the event comes within the
-horizon, and ``no`` otherwise. A censored bag (see `Course.label`) gets no label.
+**Horizon.** A number of days after the origin. The label is ``yes`` if the event comes within these days, ``no``
+otherwise; a censored bag (see `Course.label`) has no label.
 """
 
 from __future__ import annotations
@@ -174,9 +174,7 @@ def read_course(records: Sequence[Record], outcome: Outcome) -> tuple[Course, Li
         raise UserError(f"--outcome {outcome.column}: every cell is empty; expected the days of the events")
     yes_no = not any(day_number(cell) is not None for cell in stated)
     if yes_no and not any(cell.lower() in _WORDS for cell in stated):
-        raise UserError(
-            f"--outcome {outcome.column}: the cell {stated[0]!r:.20} is neither a day (a number) nor yes or no"
-        )
+        raise UserError(f"--outcome {outcome.column}: cell {stated[0]!r:.20} is neither a day (a number) nor yes or no")
     fates, problems = {}, []
     shown = {_key(record): record for record in reversed(records)}
     for patient, mine in cells.items():
@@ -193,10 +191,8 @@ def _check_columns(records: Sequence[Record], outcome: Outcome) -> None:
     columns = list(dict.fromkeys(name for record in records for name in record.metadata))
     if outcome.column not in columns or outcome.column == DAY:
         found = ", ".join([name for name in columns if name != DAY][:_SHOWN]) or "none"
-        raise UserError(
-            f"--outcome {outcome.column}: not a column of the manifest that can state an event; columns to "
-            f"choose from: {found}"
-        )
+        why = "not a column of the manifest that can state an event"
+        raise UserError(f"--outcome {outcome.column}: {why}; columns to choose from: {found}")
     numbers = any(day_number(clean(r.metadata.get(outcome.column, ""))) is not None for r in records)
     if DAY not in columns and (numbers or outcome.until == "admission"):
         raise UserError(

@@ -240,9 +240,8 @@ def leaderboard_entries(
 ) -> list[dict[str, Any]]:
     """Return the content of ``.eval_results/cvrnet.yaml``: scores of the card, in a newer format than its metadata.
 
-    If a cross-validation also has scores for a source that was kept for testing, they are left out. In an entry,
-    ``task_id`` is the metric's name. The list is empty if the run's data set is not on the Hub (``hfds:``), or if the
-    installed huggingface_hub does not know the format.
+    Scores of a cross-validation on a source kept for testing are left out. In an entry, ``task_id`` is the metric's
+    name. The list is empty if the data set is not on the Hub (``hfds:``), or huggingface_hub does not know the format.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):

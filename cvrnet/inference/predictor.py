@@ -25,8 +25,7 @@ from cvrnet.metrics.novelty import unlike
 class Predictor:
     """Classifies image files with a trained model, or with the folds of a run as an ensemble.
 
-    The probabilities of a fold are the mean over its heads; the result is the mean over the folds (section 4.3 of the
-    second CVR-Net paper, medRxiv 2020.11.07.20227504).
+    Probabilities are the mean over heads, then over folds (second paper, medRxiv 2020.11.07.20227504, section 4.3).
 
     Args:
         models: Networks with equal classes and preprocessing. They are moved to the device and set to evaluation mode.
@@ -255,10 +254,7 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The error message for an image whose prediction is NaN.
-
-        If a uniformly grey image has the prediction NaN, too, `compute_members` raises UserError instead.
-        """
+        """The message for an image whose prediction is NaN; if a grey image's is, too, `compute_members` raises."""
         advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32), which has a larger range"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 

@@ -179,7 +179,7 @@ class TrainConfig:
         if self.outcome and self.findings:
             raise UserError(
                 f"outcome={self.outcome!r} gives each image one label, findings give it several; "
-                "set either outcome or findings, not both"
+                "expected either outcome or findings, not both"
             )
         if self.segmenter and not self.lungs:
             raise UserError(f"segmenter={self.segmenter!r} needs lungs='mask' or lungs='crop'")

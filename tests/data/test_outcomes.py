@@ -140,7 +140,7 @@ def test_bad_days_are_named_and_the_rest_goes_on() -> None:
         ({"icu_day": "1"}, ICU, "--outcome icu_day needs the column day.*--columns day=NAME"),
         ({"icu_day": "Y"}, replace(ICU, until="admission"), "needs the column day"),
         ({"day": "0", "icu_day": "NA"}, ICU, "--outcome icu_day: every cell is empty"),
-        ({"day": "0", "icu_day": "soon"}, ICU, r"the cell 'soon' is neither a day \(a number\) nor yes or no"),
+        ({"day": "0", "icu_day": "soon"}, ICU, r"cell 'soon' is neither a day \(a number\) nor yes or no"),
     ],
 )
 def test_columns_that_are_missing_or_empty_are_named(cells: dict[str, str], outcome: Outcome, message: str) -> None:
