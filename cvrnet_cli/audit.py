@@ -60,9 +60,9 @@ def audit(
     If an image may have several findings (--findings; not needed for labels such as Edema|Effusion), each finding is
     checked separately, and the audit reports findings that nearly always occur together.
 
-    With --model, the audit also reports the model's confidence and errors for each source. If DATA has lung masks, it
-    reports the model's scores on images in which the lungs are hidden, or only the lungs are shown. If the model is a
-    run, each image is predicted only by the folds that were not trained on images of the same patient.
+    With --model, the audit also reports the model's confidence and errors for each source. If DATA has lung masks, the
+    audit reports the model's scores on images in which the lungs are hidden, or only the lungs are shown. If the model
+    is a run, each image is predicted only by the folds that were not trained on images of the same patient.
 
     With --lungs, the images are black outside the lungs, or cropped to the lungs, before they are measured. This
     shows which shortcuts remain.

@@ -20,13 +20,15 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def calibrate(model: str, data: Path, output: Path, **settings: Any) -> None:
     """Calibrate MODEL on DATA, 20 to 200 images of the hospital where the model will be used.
 
-    With labels, the calibration has one temperature, a bias for each class, new thresholds, prediction sets, limits of
-    uncertainty (for --abstain of cvrnet predict), and a new limit above which images are marked as unusual. The table
-    gives each score before and after, cross-validated by patient, with 95 % intervals. Images or patients that the
-    model was trained on are refused.
+    With labels, the calibration has one temperature, a bias for each class, new thresholds, prediction sets and limits
+    of uncertainty (for --abstain of cvrnet predict). The command prints a table of each score before and after the
+    calibration, cross-validated by patient, with 95 % intervals.
 
     Without labels (--unlabelled), the shares of the classes are estimated, and the probabilities are corrected for
     them (Saerens et al. 2002).
+
+    In both cases, if MODEL can mark unusual images, the calibrated model marks images that are less like the training
+    images than 95 % of the images in DATA. Images or patients that the model was trained on are refused.
 
     The network is not trained: if it cannot distinguish two classes now, it cannot distinguish them afterwards.
 

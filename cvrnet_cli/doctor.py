@@ -9,7 +9,7 @@ from cvrnet_cli.output import print_rows
 @click.command(short_help="Describe this machine and installation, for a bug report.")
 @options.style
 def doctor(style: str) -> None:
-    """Show versions, device, number formats, threads, installed extras and settings of the Hub, for a bug report.
+    """Show versions, device, bf16 support, threads, installed extras and settings of the Hub, for a bug report.
 
     \b
     Examples:

@@ -29,9 +29,9 @@ def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
 
     Without --segmenter, a small U-Net is trained on the images that have a lung_mask (at least ten). Its quality (Dice,
     Hausdorff distance) is cross-validated by patient. Then the segmenter finds the lungs of images without a mask.
-    Implausible masks (judged by area, number of lungs, and contact with the border) are flagged, and the new manifest
-    does not name them. So other commands neither mask nor crop an image whose mask is implausible. See lungs.png,
-    masks.csv and quality.csv in the folder.
+    Implausible masks (judged by area, number of lungs, and contact with the border) are flagged, and the manifest in
+    the output folder does not name them. So other commands neither mask nor crop an image whose mask is implausible.
+    See lungs.png, masks.csv and quality.csv in the output folder.
 
     The command names each image that cannot be read, and each given mask that cannot be used, and continues. The exit
     status is then 1.

@@ -60,7 +60,10 @@ def freezing(text: str) -> int | str:
 
 
 def targets(text: str) -> float | dict[str, float]:
-    """Convert ``"0.9"`` (a number for all classes), or ``"CVP=0.95,NCP=0.9"`` (a number for each named class)."""
+    """Convert a value of ``--sensitivity`` or ``--specificity``.
+
+    It is one target for all classes, as in ``"0.9"``, or a target for each named class, as in ``"CVP=0.95,NCP=0.9"``.
+    """
     try:
         if "=" not in text:
             return float(text)

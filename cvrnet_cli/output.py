@@ -89,7 +89,7 @@ def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
 
 @contextmanager
 def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that shows a bar on stderr, or nothing if stderr is not a terminal."""
+    """Yield a function of (done, total) that shows a bar on stderr if stderr is a terminal, and else does nothing."""
     from tqdm import tqdm
 
     with tqdm(desc=safe(description), unit=unit, disable=None, leave=False) as bar:
@@ -105,8 +105,8 @@ def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[in
 def job_callbacks(config: Any = None) -> Iterator[Any]:
     """Yield the ``cvrnet.workflows.Callbacks`` of a job; all bars are closed at the end.
 
-    On a terminal, the callbacks show a bar for each stage and epoch. They print one line after each epoch. ``config``
-    is the ``TrainConfig`` of a job that trains.
+    The callbacks show a bar for each stage and epoch if stderr is a terminal. After each epoch they print one line, on
+    a terminal or not. ``config`` is the ``TrainConfig`` of a job that trains.
     """
     from cvrnet.workflows import Callbacks
 
@@ -167,7 +167,7 @@ SCORES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auc_macro
 
 
 def print_scores(metrics: Mapping[str, Any], columns: Sequence[str] = SCORES) -> None:
-    """Print the scores in metrics.json, one row for each set of images."""
+    """Print the scores in metrics.json, one row for each set of images; for findings, for each finding in each set."""
     from cvrnet.report.report_tables import paper_scores
 
     if any("findings" in scores for scores in metrics.values()):

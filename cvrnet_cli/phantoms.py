@@ -28,8 +28,8 @@ from cvrnet_cli.output import progress_bar, say, tell
 def phantoms(output: Path, volumes: bool, follow_up: bool, **settings: Any) -> None:
     """Write synthetic chest radiographs with patients, sources, lung and lesion masks, and a manifest.
 
-    There are three classes: NOR shows clear lungs, NCP one focal consolidation, and CVP bilateral peripheral
-    ground-glass patches. Equal seeds give equal images.
+    Without --volumes and --follow-up, there are three classes: NOR shows clear lungs, NCP one focal consolidation, and
+    CVP bilateral peripheral ground-glass patches. Equal seeds give equal images.
 
     \b
     Examples:
