@@ -16,7 +16,7 @@ def check_num_classes(num_classes: int, task: str = "multiclass") -> None:
     if num_classes < 0 or (num_classes == 1 and task == "multiclass"):
         raise ValueError(
             f"num_classes={num_classes}; expected 2 or more, or 0 for no classifier, or 1 with task='multilabel' "
-            "(a softmax over one class is constant)"
+            "(with task='multiclass', a softmax over one class is constant)"
         )
 
 

@@ -61,7 +61,10 @@ class RunFolder:
         return self.folder != self.path
 
     def start(self) -> None:
-        """Remove an unfinished run that an earlier job left in the hidden folder. Call this method after all checks."""
+        """Remove an earlier job's unfinished run from the hidden folder, unless this job continues it.
+
+        Call this method after all checks.
+        """
         if not self.continues and (new := new_folder(self.path)).exists():
             check_replaceable(new, _is_of_a_run)
             shutil.rmtree(new)
@@ -207,16 +210,17 @@ def _changes(folder: Path, now: Mapping[str, Any], defaults: Mapping[str, Any]) 
         pairs += [(key, settings.get(key), value) for key, value in now["config"].items() if key not in MAY_CHANGE]
         longer = settings.get("epochs", 0) < now["config"].get("epochs", 0)  # more epochs continue the training
         return [
-            f"{key} is {short(new)}, was {short(old)}"
+            f"{key} is now {short(new)}, was {short(old)}"
             for key, old, new in pairs
             if old != new and not (key == "epochs" and longer)
         ]
 
 
 def hash_records(records: Sequence[Record]) -> str:
-    """Return the SHA-256 of a run's inputs: each image's name, label or findings, source, patient and split, in order.
+    """Return the SHA-256 of a run's inputs: each image's name, label or findings, source, patient and split.
 
-    If the records are bags (see `Study`), each bag's values come first, then the values of its images.
+    The images are in the order of ``records``. If the records are bags (see `Study`), each bag's values come first,
+    then the values of its images.
     """
     digest = hashlib.sha256()
     bags = [each for record in records if isinstance(record, Study) for each in (record, *record.pictures)]

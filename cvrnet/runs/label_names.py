@@ -30,7 +30,7 @@ def check_names(names: Any, count: int | None) -> None:
 def label_names(names: Any, count: int) -> list[str]:
     """Return the names of ``count`` classes.
 
-    Class N without a name is called ``class_N``. If ``names`` do not fit the number of classes, no name is used.
+    Class N without a name is called ``class_N``. If `check_names` refuses ``names``, no name is used.
 
     >>> label_names({"0": "CVP", "2": "NOR"}, 3)
     ['CVP', 'class_1', 'NOR']

@@ -212,7 +212,7 @@ class PredictionTable(AnyTable):
         return self.probabilities.argmax(1)
 
     def row(self, i: int) -> dict[str, Any]:
-        """Return one image's prediction as a row of a table."""
+        """Return an image's label and prediction, with its path, source and fold, for the report."""
         label, guess = self.labels[i], self.probabilities[i].argmax()
         return {
             "path": self.names[i],

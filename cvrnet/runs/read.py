@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run.json of a run. For a run from the Hub, leave out the data set's paths, which are untrusted."""
+    """Return the run.json of a run; for a run from the Hub, without the data set's untrusted paths and column names."""
     run = read_json(folder / RUN)
     if (folder / ORIGIN).exists():
         for key in ("data", IMAGES_ROOT, COLUMN_NAMES):

@@ -27,8 +27,8 @@ def split_row(record: Record, fold: str | int) -> dict[str, Any]:
 class SplitTable:
     """The rows of split.csv (see `split_row`), and methods that find the fold of an image or of its patient.
 
-    An image is identified by its path, label, source and patient together, because different data sets may use one file
-    name. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits`).
+    An image is identified by its path, label, source and patient together, because different data sets may use the
+    same file name. An image that is not in the table belongs to the fold of its patient (see `cvrnet.data.splits`).
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:

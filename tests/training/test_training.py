@@ -372,9 +372,9 @@ def test_an_existing_run_is_safe(run, phantoms, tmp_path):
     before = (run / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="--resume continues it, --overwrite replaces it"):
         train(phantoms, run, CONFIG, test_source="site-b", **PLAIN)
-    with pytest.raises(UserError, match=r"another run \(lr is 0.1, was 0.001\)"):
+    with pytest.raises(UserError, match=r"another run \(lr is now 0.1, was 0.001\)"):
         train(phantoms, run, replace(CONFIG, lr=0.1), test_source="site-b", resume=True, **PLAIN)
-    with pytest.raises(UserError, match="test_source is ''"):
+    with pytest.raises(UserError, match="test_source is now ''"):
         train(phantoms, run, CONFIG, resume=True, **PLAIN)
     assert train(phantoms, run, CONFIG, test_source="site-b", resume=True, **PLAIN).keys() == {
         "val",

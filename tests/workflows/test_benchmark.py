@@ -61,7 +61,7 @@ def table(phantoms, tmp_path_factory):
     assert json.loads((folder / "benchmark.json").read_text())["unfinished"] == ["cvrnet_tiny"]
     with pytest.raises(UserError, match="--resume continues it"):
         benchmark(phantoms, folder, MODELS, CONFIG, **JOB)
-    with pytest.raises(UserError, match=r"another run \(lr is 0.5"):
+    with pytest.raises(UserError, match=r"another run \(lr is now 0.5"):
         benchmark(
             phantoms, folder, MODELS, replace(CONFIG, lr=0.5), n_folds=3, test_source="site-b", resume=True, **PLAIN
         )
@@ -210,7 +210,7 @@ def test_the_command(cli, table, phantoms):
     status, _, err = cli(
         "benchmark", phantoms, "--models", "test_resnet", "-o", table, *common[:-4], *other, "--resume"
     )
-    assert (status, "folds is 4, was 3" in err) == (1, True)
+    assert (status, "folds is now 4, was 3" in err) == (1, True)
 
 
 def test_each_source_left_out(phantoms, tmp_path, cli):

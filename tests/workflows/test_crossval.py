@@ -164,7 +164,7 @@ def test_the_same_folds_for_another_model(crossval, phantoms, tmp_path):
 def test_a_resumed_run_keeps_its_folds(crossval, phantoms, tmp_path):
     """Models that are there were trained by the folds of split.csv: neither another number nor another table fits."""
     before = (crossval / "split.csv").read_bytes()
-    with pytest.raises(UserError, match=r"another run \(folds is 4, was 3\)"):
+    with pytest.raises(UserError, match=r"another run \(folds is now 4, was 3\)"):
         cross_validate(phantoms, crossval, CONFIG, n_folds=4, resume=True, **PLAIN)
     turned = {row["path"]: int(row["fold"]) % 3 + 1 for row in rows(crossval / "split.csv")}
     other = tmp_path / "split.csv"
@@ -226,7 +226,7 @@ def test_what_does_not_fit_is_told(crossval, phantoms, tmp_path):
         cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=2, **PLAIN)
     with pytest.raises(UserError, match="unknown test source 'mars'"):
         cross_validate(phantoms, tmp_path / "run", CONFIG, n_folds=3, test_source="mars", **PLAIN)
-    with pytest.raises(UserError, match=r"another run \(lr is 0.5"):
+    with pytest.raises(UserError, match=r"another run \(lr is now 0.5"):
         cross_validate(phantoms, crossval, replace(CONFIG, lr=0.5), n_folds=3, resume=True, **PLAIN)
     few = phantoms.parent / "few.csv"
     write_manifest(few, [replace(r, patient_id=f"only-{r.label}") for r in records])

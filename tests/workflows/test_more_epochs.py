@@ -89,9 +89,9 @@ def test_every_fold_of_a_cross_validation_goes_on(phantoms, tmp_path):
 
 def test_what_cannot_go_on_is_refused_and_named(whole, phantoms, tmp_path):
     run = shutil.copytree(whole, tmp_path / "run")
-    with pytest.raises(UserError, match=r"another run \(epochs is 2, was 3\)"):
+    with pytest.raises(UserError, match=r"another run \(epochs is now 2, was 3\)"):
         train(phantoms, run, replace(CONFIG, epochs=2), resume=True, **PLAIN)
-    with pytest.raises(UserError, match=r"another run \(lr is 0.5, was 0.02\)"):
+    with pytest.raises(UserError, match=r"another run \(lr is now 0.5, was 0.02\)"):
         train(phantoms, run, replace(CONFIG, epochs=9, lr=0.5), resume=True, **PLAIN)
     (run / "last-epoch.pt").unlink()
     with pytest.raises(UserError, match=r"run ended after 3 epochs and has no last-epoch\.pt to continue from"):
