@@ -13,8 +13,8 @@ def models(name: str | None, style: str) -> None:
     """List the registered models with encoders, parameters, multiply-adds at 224 x 224 pixels and feature maps.
 
     The column pretrained says where the encoders' ImageNet weights are: here (in an installed package, or in the cache
-    of the Hugging Face Hub), on the Hub, or in a package that is not installed yet (the column shows its pip command).
-    With NAME, list the heads of this model.
+    of the Hugging Face Hub), on the Hub, or in a package (the column then shows the pip command that installs it). With
+    NAME, list the heads of this model.
 
     For training, --encoders replaces the encoders by others: timm names, hf-hub:user/repo or local-dir:FOLDER.
 
