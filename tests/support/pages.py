@@ -22,6 +22,7 @@ from typing import Any
 import click
 import pytest
 
+from tests.support.figures import draw_nothing
 from tests.support.shared import made_once
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +146,7 @@ def small(words: list[str]) -> list[str]:
         "evaluate": ["--no-audit"],
         "quickstart": ["--epochs", "1"],
         "lungs": ["--folds", "2", "--epochs", "1"],
-        "phantoms": ["--number", "18" if "--follow-up" in words else "36", "--size", "64"],  # patients, or images
+        "phantoms": ["--number", "12" if "--follow-up" in words else "24", "--size", "64"],  # patients, or images
     }
     for i, word in enumerate(words[:-1]):
         if word == "--model" and words[0] in ("train", "crossval"):
@@ -348,17 +349,14 @@ def furnish(folder: Path) -> Path:
     from tests.conftest import PLAIN, TINY
     from tests.support.hub_runs import make_crossval
 
-    manifest = write_phantoms(folder, 36, size=64, sources=SOURCES)
+    manifest = write_phantoms(folder, 27, size=64, sources=SOURCES)
     _class_folders(folder / "other-hospital", 12, seed=1)
     shutil.copy(read_records(manifest)[0].path, folder / "chest.png")
-    train(
-        manifest,
-        folder / "run",
-        TrainConfig(**TINY | {"encoders": ("test_resnet",), "epochs": 1}),
-        test_source=SOURCES[-1],
-        **PLAIN,
-    )
-    make_crossval(folder / "run", folder / "folds", folds=3)
+    config = TrainConfig(**TINY | {"encoders": ("test_resnet",), "epochs": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        train(manifest, folder / "run", config, test_source=SOURCES[-1], **PLAIN)
+        make_crossval(folder / "run", folder / "folds", folds=3)
     return folder
 
 
@@ -377,13 +375,23 @@ def move_in(template: Path, folder: Path, page: Path) -> None:
         _write_dicoms(folder)
     for file in re.findall(r"\b\w+\.(?:hdf5|h5)\b", text)[:1]:
         _write_keras(folder / file)
-        for image in sorted((folder / "images").rglob("*.png"))[3:]:  # a network of full size reads the others
-            image.unlink()
+        _leave(folder, 3)  # a network of full size reads them
+    if "--all --raw" in text:
+        _leave(folder, 6)  # a map of each part of the network is drawn for them
 
 
 def _copy(source: str, target: str) -> None:
     """Link images and weights, because no command changes such a file in place; copy everything else."""
     (os.link if source.endswith((".png", ".safetensors")) else shutil.copy2)(source, target)
+
+
+def _leave(folder: Path, number: int) -> None:
+    """Leave only the first images in ``images/``, and their rows in the manifest."""
+    rows = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines(keepends=True)[: number + 1]
+    (folder / "manifest.csv").write_text("".join(rows), encoding="utf-8")
+    for image in (folder / "images").rglob("*.png"):
+        if image.relative_to(folder).as_posix() not in "".join(rows):
+            image.unlink()
 
 
 def _class_folders(folder: Path, images: int, seed: int) -> None:
