@@ -81,7 +81,7 @@ class Segmenter:
         return save(tensors, {"lungs": json.dumps(about)})
 
     def save(self, path: Path) -> None:
-        """Write the file, atomically."""
+        """Write the segmenter to a file, atomically."""
         content = self.to_bytes()
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
@@ -122,7 +122,9 @@ def _size(about: Any) -> int:
             f"this version of cvrnet cannot read it; make it again with `cvrnet lungs` (expected {wanted})"
         )
     if about.get("size") not in SIZES or isinstance(about["size"], bool):
-        raise ValueError(f"size {about.get('size')!r:.20}; expected a multiple of 32 from 64 to 512")
+        raise ValueError(
+            f"the input size of its network is {about.get('size')!r:.20}; expected a multiple of 32 from 64 to 512"
+        )
     return int(about["size"])
 
 

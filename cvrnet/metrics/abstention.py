@@ -95,8 +95,8 @@ def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> di
     The curve has a point for each k from 1 to N (El-Yaniv & Wiener 2010, JMLR 11:1605).
 
     Returns:
-        ``coverage`` (k / N) and ``risk``, of shape (N,), and ``area``, the mean of the risk. Images with equal
-        uncertainty have equal risk: the risk of all images that are at least as certain.
+        ``coverage`` (k / N) and ``risk``, of shape (N,), and ``area``, the mean of the risk. The points of images
+        with equal uncertainty have the same risk: that of all images that are at least as certain as these.
 
     >>> curve = risk_coverage([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], "entropy")
     >>> curve["coverage"].round(2).tolist(), curve["risk"].round(2).tolist()

@@ -120,9 +120,10 @@ def balanced_accuracies(
 ) -> list[tuple[float, list[float] | None]]:
     """Return the balanced accuracies of M models' predictions for the same images, and their 95 % intervals.
 
-    ``y_true`` are class indices of shape (N,), ``guesses`` are the predicted class indices, of shape (M, N). The mean
-    is over the classes that occur in ``y_true``. Intervals are as in `bootstrap_intervals`. If all predictions of a
-    model are right, or all are wrong, the model's interval comes from `exact_interval`.
+    ``y_true`` are class indices of shape (N,), ``guesses`` are the predicted class indices, of shape (M, N). The
+    balanced accuracy is the mean recall of the classes that occur in ``y_true``. Intervals are as in
+    `bootstrap_intervals`. If all predictions of a model are right, or all are wrong, the model's interval comes from
+    `exact_interval`.
     """
     labels = np.asarray(y_true)
     hits = np.asarray(guesses) == labels
@@ -226,9 +227,9 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
 def as_intervals(parts: Sequence[Any], few: bool) -> Any:
     """Return 95 % intervals of scores from their values in all resamples.
 
-    Each of the `parts` has the values of some of the resamples (a chunk of `resample`, or all): an array with one value
-    for each resample, or a nested dictionary of such arrays. An interval is None if there are too few patients
-    (``few``), or if less than `MIN_DEFINED` of the values are defined.
+    Each of the `parts` has the values of one chunk of `resample`, or of all resamples: an array with one value for each
+    resample, or a nested dictionary of such arrays. An interval is None if there are too few patients (``few``), or if
+    less than `MIN_DEFINED` of the values are defined.
     """
     if isinstance(parts[0], Mapping):
         return {key: as_intervals([part[key] for part in parts], few) for key in parts[0]}

@@ -39,7 +39,7 @@ class Decisions:
 
     @classmethod
     def from_dict(cls, values: Any, classes: Sequence[str]) -> Decisions:
-        """Make decisions from the values of `to_dict` in an untrusted file (None: no decisions).
+        """Make a `Decisions` from the values of `to_dict` in an untrusted file; None gives an empty one.
 
         Raises:
             ValueError: The values are impossible, or do not fit the classes.

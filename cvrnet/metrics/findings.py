@@ -43,10 +43,10 @@ def finding_scores(
 ) -> dict[str, Any]:
     """Return all scores of the predictions of findings, ready for JSON.
 
-    The keys are ``findings``, ``n`` (images), ``patients``, ``macro`` (the means over the findings that are scored),
-    ``per_finding`` (``positives``, ``negatives``, ``unknown`` and `SCORES`), ``intervals`` with the 95 % intervals of
-    ``macro`` and ``per_finding``, and ``left_out``: the findings that are present in all images for which they are
-    known, or in none.
+    The keys are ``findings`` (their names), ``n`` and ``patients`` (the numbers of images and patients), ``macro`` (the
+    means over the findings that are scored), ``per_finding`` (``positives``, ``negatives``, ``unknown`` and `SCORES`),
+    ``intervals`` with the 95 % intervals of ``macro`` and ``per_finding``, and ``left_out``: the findings that are
+    present in all images for which they are known, or in none.
 
     - AUC and average precision are as in scikit-learn.
     - brier_score is the mean of (p - y)^2. expected_calibration_error compares p with the frequency of the finding, in

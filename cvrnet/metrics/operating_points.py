@@ -106,7 +106,9 @@ def targets_by_class(
     """
     given = setting if isinstance(setting, Mapping) else dict.fromkeys(classes, setting)
     if unknown := [name for name in given if name not in classes]:
-        raise UserError(f"a target names the unknown class {unknown[0]!r}; the classes are {', '.join(classes)}")
+        raise UserError(
+            f"sensitivity or specificity names the unknown class {unknown[0]!r}; the classes are {', '.join(classes)}"
+        )
     targets = {name: given.get(name, default) for name in classes}
     return {name: float(target) for name, target in targets.items() if target is not None}
 

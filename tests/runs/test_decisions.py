@@ -59,7 +59,7 @@ def test_targets_by_class(phantoms, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"sensitivity": {"XYZ": 0.9}}, "a target names the unknown class 'XYZ'; the classes are CVP, NCP, NOR"),
+        ({"sensitivity": {"XYZ": 0.9}}, "names the unknown class 'XYZ'; the classes are CVP, NCP, NOR"),
         ({"sensitivity": 1.5}, "sensitivity=1.5; expected a number above 0 and at most 1"),
         ({"specificity": {"CVP": 0}}, r"specificity=\{'CVP': 0\}; expected a number above 0 and at most 1"),
         ({"sensitivity": "high"}, "sensitivity='high'; expected a number above 0 and at most 1"),
