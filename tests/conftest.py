@@ -186,11 +186,15 @@ def _cheap_audits() -> Iterator[None]:
         yield
 
 
+FORESTS_COUNT = {"test_audit", "test_several_findings"}
+"""Files whose tests look at what an audit's forests find."""
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _cheap_probes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where no test looks at the scores of forests, probes are smaller: an audit trains hundreds of them."""
+    """Elsewhere, an audit's probes are smaller: they train hundreds of forests."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.stem != "test_audit" and "cvrnet.audit.probes" in sys.modules:
+        if request.path.stem not in FORESTS_COUNT and "cvrnet.audit.probes" in sys.modules:
             patch.setattr("cvrnet.audit.probes.TREES", 5)
             patch.setattr("cvrnet.audit.probes.PERMUTATIONS", 1)
         yield

@@ -46,11 +46,11 @@ def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, s
         problems.setdefault(int(i), ("unlike the others, perhaps not a chest radiograph", float(odd[i])))
     for i in np.flatnonzero(margins > MIN_MARGIN):
         problems.setdefault(int(i), (WAYS[ways[i]], float(margins[i])))
-    left = f" Pictures unlike the others were not searched for: {features}." if isinstance(features, str) else ""
+    searched, left = "turned, inverted or unlike all others", ""
+    if isinstance(features, str):
+        searched, left = "turned or inverted", f" Pictures unlike the others were not searched for: {features}."
     if not problems:
-        looks = "turned or inverted" if isinstance(features, str) else "turned, inverted or unlike all others"
-        sentence = f"No picture looks blank, badly exposed, {looks}.{left}"
-        return [Finding(code, "note", sentence)]
+        return [Finding(code, "note", f"No picture looks blank, badly exposed, {searched}.{left}")]
     rows: list[dict[str, Any]] = [
         {"path": records[i].name, "problem": problem, "score": round(score, 2)}
         for i, (problem, score) in sorted(problems.items(), key=lambda item: (item[1][0], -item[1][1], item[0]))

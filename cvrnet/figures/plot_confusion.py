@@ -38,7 +38,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str 
     counts = np.asarray(matrix).T  # rows predicted, columns actual
     n = len(classes)
     if counts.shape != (n, n):
-        shape = np.shape(matrix)
+        shape = counts.T.shape
         raise UserError(f"confusion matrix of shape {shape}: expected {(n, n)} for the classes {list(classes)}")
     support = counts.sum(0)
     percent = 100 * counts / np.where(support > 0, support, 1)

@@ -38,7 +38,7 @@ from PIL import Image
 
 from tests.support import forks
 from tests.support.demos import CLASSES, SECRET, film, write_dicom, write_png
-from tests.support.folds import reweighted
+from tests.support.folds import small_fold
 from tests.support.networks import small
 
 pytest.importorskip("gradio")
@@ -504,10 +504,8 @@ def test_an_onnx_file_answers_without_maps(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from cvrnet.onnx import export_onnx
 
-    for fold in (1, 2):  # the networks of onnx/test_export.py, which are traced once for both
-        save_checkpoint(
-            reweighted(small(("test_resnet",), img_size=64), seed=fold), tmp_path / f"run/fold-{fold}", CLASSES
-        )
+    for fold in (1, 2):
+        save_checkpoint(small_fold(fold), tmp_path / f"run/fold-{fold}", CLASSES)
     export_onnx(tmp_path / "run", tmp_path / "chest.onnx")
     onnx = Answering(Predictor.from_pretrained(tmp_path / "chest.onnx", dtype="fp32"))
     expected = Answering(Predictor.from_pretrained(tmp_path / "run", dtype="fp32")).example("NCP")

@@ -31,18 +31,19 @@ expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def context() -> Iterator[Any]:
+    """The browser's profile for all pages, so that the page's programs are loaded once."""
     chromium = next(filter(None, map(shutil.which, NAMES)), None)
     if chromium is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)}")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=[*OPTIONS.split(), "--no-first-run"])
-        yield browser.new_context()  # one for all pages: it loads the page's programs once
+        yield browser.new_context()
         browser.close()
 
 
 @pytest.fixture(scope="module")
-def address(browser: Any, predictor: Predictor) -> Iterator[str]:
+def address(context: Any, predictor: Predictor) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -51,10 +52,10 @@ def address(browser: Any, predictor: Predictor) -> Iterator[str]:
 
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def visit(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
+def visit(request: pytest.FixtureRequest, context: Any, address: str) -> Iterator[Any]:
     """The page, loaded; at its end it must have asked nobody else, complained of nothing, and fit the window."""
     width, height = request.param
-    page = browser.new_page()
+    page = context.new_page()
     page.set_viewport_size({"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     elsewhere: list[str] = []

@@ -16,10 +16,8 @@ from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference import converted_engine
 from cvrnet.inference.converted_engine import ConvertedEngine
 from cvrnet.inference.torch_engine import TorchEngine
-from cvrnet.network import CVRNet
 from cvrnet.runs.novelty import save_novelty
-from tests.support.folds import reweighted, write_folds
-from tests.support.networks import small
+from tests.support.folds import small_fold, write_folds
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(not find_spec(name), reason=f"needs {name}"))
@@ -30,13 +28,8 @@ ENGINES = [
 @pytest.fixture(scope="module")
 def folds(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folds that disagree, each with a gate; their copies are kept for all tests of this module."""
-
-    def make(fold: int) -> CVRNet:
-        model: CVRNet = reweighted(small(("test_resnet",), img_size=64), seed=fold)
-        return model
-
-    folder = write_folds(run, tmp_path_factory.mktemp("folds"), 2, make)
-    width = sum(make(1).widths)
+    folder = write_folds(run, tmp_path_factory.mktemp("folds"), 2, small_fold)
+    width = sum(small_fold(1).widths)
     for fold in (1, 2):
         directions = torch.linalg.qr(torch.randn(width, 3))[0].T
         values = torch.linspace(1, 4, 201)

@@ -27,8 +27,8 @@ from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference import Predictor
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.runs.novelty import save_novelty
-from tests.support.folds import CLASSES, reweighted, write_folds
-from tests.support.networks import enliven, small
+from tests.support.folds import CLASSES, small_fold, write_folds
+from tests.support.networks import enliven
 from tests.support.traces import digest_of
 
 onnx = pytest.importorskip("onnx")
@@ -48,12 +48,7 @@ ENGINES = ["onnxruntime", pytest.param("openvino", marks=without_openvino)]
 @pytest.fixture(scope="module")
 def folds(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two folds whose answers differ from image to image and from one another; small, to be traced fast."""
-
-    def make(fold: int) -> torch.nn.Module:
-        model: torch.nn.Module = reweighted(small(("test_resnet",), img_size=64), seed=fold)
-        return model
-
-    return write_folds(run, tmp_path_factory.mktemp("folds"), 2, make)
+    return write_folds(run, tmp_path_factory.mktemp("folds"), 2, small_fold)
 
 
 @pytest.fixture(scope="module")

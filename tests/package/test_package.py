@@ -48,7 +48,7 @@ assert (dict(os.environ), list(warnings.filters)) == before[:2]
 new = {name.split('.')[0] for name in set(sys.modules) - before[2]}
 extras = "sklearn scipy pandas matplotlib accelerate pydicom onnx onnxruntime openvino gradio datasets cv2 h5py"
 assert not new & set(extras.split()), new
-model = timm.create_model('cvrnet', num_classes=3, device='meta')
+model = timm.create_model('cvrnet', num_classes=3)
 print(cvrnet.__file__, sum(p.numel() for p in model.parameters()), cvrnet.__version__)
 sys.modules |= dict.fromkeys(extras.split())  # none can be imported
 from cvrnet_cli import main

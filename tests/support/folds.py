@@ -12,6 +12,7 @@ from torch import nn
 
 from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from tests.support.networks import small
 
 CLASSES = ["CVP", "NCP", "NOR"]
 
@@ -23,6 +24,12 @@ def reweighted(network: Path | CVRNet, seed: int | None = None) -> Any:
         torch.manual_seed(seed)
     for block in model.head.blocks:
         nn.init.normal_(block.classifier.weight, std=0.5)
+    return model
+
+
+def small_fold(fold: int) -> CVRNet:
+    """Return the small network of a fold, always the same, so that it is traced to ONNX once for all tests."""
+    model: CVRNet = reweighted(small(("test_resnet",), img_size=64), seed=fold)
     return model
 
 

@@ -387,10 +387,11 @@ def _copy(source: str, target: str) -> None:
 
 def _leave(folder: Path, number: int) -> None:
     """Leave only the first images in ``images/``, and their rows in the manifest."""
-    rows = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines(keepends=True)[: number + 1]
-    (folder / "manifest.csv").write_text("".join(rows), encoding="utf-8")
+    manifest = folder / "manifest.csv"
+    rows = "".join(manifest.read_text(encoding="utf-8").splitlines(keepends=True)[: number + 1])
+    manifest.write_text(rows, encoding="utf-8")
     for image in (folder / "images").rglob("*.png"):
-        if image.relative_to(folder).as_posix() not in "".join(rows):
+        if image.relative_to(folder).as_posix() not in rows:
             image.unlink()
 
 

@@ -23,18 +23,13 @@ from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.decisions import load_decisions, save_decisions
 from cvrnet.runs.held_out import trained_on
 from cvrnet.workflows.calibrate import calibrate
-from tests.support.folds import CLASSES, reweighted, write_folds
-from tests.support.networks import small
+from tests.support.folds import CLASSES, small_fold, write_folds
 
 
 @pytest.fixture(scope="module")
 def folds(run, tmp_path_factory):
     """A run of two folds that differ."""
-
-    def make(fold):
-        return reweighted(small(("test_resnet",), img_size=64), seed=fold)
-
-    return write_folds(run, tmp_path_factory.mktemp("folds"), 2, make)
+    return write_folds(run, tmp_path_factory.mktemp("folds"), 2, small_fold)
 
 
 @pytest.fixture(scope="module")
