@@ -121,8 +121,8 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
 def _take_functional_groups(header: Dataset, index: int) -> None:
     """Copy a frame's rescaling and window from the functional groups to the header, where a single-frame file has them.
 
-    The groups (PS3.3 C.7.6.16) hold values for all frames or for each frame (PS3.3 C.7.6.16.2.9 and 10). A frame's own
-    values replace those for all frames.
+    The groups (PS3.3 C.7.6.16) hold values for all frames or for each frame (PS3.3 C.7.6.16.2.9 and 10). If the
+    frame has values of its own, they are used for it instead of those for all frames.
     """
     for name, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
         for group in list(header.get(name) or ())[place : place + 1]:

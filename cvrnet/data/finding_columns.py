@@ -36,8 +36,8 @@ def plain_cell(cell: str) -> str:
 def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
     """Return the further columns of a manifest (``Record.metadata``) that are findings, without ``No Finding``.
 
-    After `plain_cell`, all cells of such a column are 1, 0, -1 or empty, and at least one cell equals the argument
-    ``one``.
+    In such a column, all cells are 1, 0, -1 or empty in the spelling that `plain_cell` returns, and at least one cell
+    equals the argument ``one``.
     """
     allowed = {*CELLS, UNCERTAIN_CELL}
     return [column for column, cells in _columns(records).items() if one in cells.keys() <= allowed]

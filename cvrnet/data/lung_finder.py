@@ -75,7 +75,7 @@ class LungFinder:
             self._kept = ArrayFiles(cache_folder or None, f"lungs {segmenter.digest}", shape, np.uint8)
 
     def use_masks(self, records: Iterable[Record]) -> None:
-        """Add the lung masks of images to ``given``."""
+        """Use the lung masks that these records name: add them to the attribute ``given``."""
         self.given |= {record.path: record.lung_mask for record in records if record.lung_mask is not None}
 
     def find(self, path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> FoundLungs:

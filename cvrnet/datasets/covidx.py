@@ -2,7 +2,7 @@
 
 A text file, such as ``train.txt``, lists the images of a split. Each of its lines is ``patient file class`` or, from
 COVIDx3 on, ``patient file class source``. The images lie in the folders ``train``, ``val`` and ``test``. The
-published counts are for COVIDx CXR-3A.
+counts in ``published`` are those of COVIDx CXR-3A.
 """
 
 from __future__ import annotations

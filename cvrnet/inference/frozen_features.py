@@ -93,8 +93,8 @@ class FrozenFeatures:
     def build(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
         """Compute the vectors that are missing, or whose image has changed.
 
-        ``progress`` is called after each batch with two numbers, each counted over all images: the views done, and the
-        views to compute.
+        ``progress`` is called after each batch with the number of views that are computed so far, and the number of all
+        views that had to be computed; views are counted over all images.
 
         Raises:
             ImageError: An image cannot be read.
