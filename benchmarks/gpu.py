@@ -30,9 +30,9 @@ import cvrnet
 from cvrnet import Predictor
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, read_records, write_phantoms
 from cvrnet.data.augmentation import change
+from cvrnet.data.cached_images import CachedImages
 from cvrnet.devices import autocast, select_precision
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
-from cvrnet.training.batches import CachedImages
 
 PLAIN = "plain float32"
 

@@ -6,19 +6,19 @@ The images of a step do not depend on the number of processes, unless a process'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cvrnet.data import Augmentation, ImageCache, Record
 from cvrnet.errors import UserError
+from cvrnet.moved import moved_names
 from cvrnet.training.config import TrainConfig
+
+__getattr__ = moved_names(__name__, {"CachedImages": "cvrnet.data.cached_images"})
 
 
 def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, least: int = 1) -> list[list[list[int]]]:
@@ -84,32 +84,6 @@ class Schedule:
         for batch in self.batches():
             for part in batch[first : first + accumulated]:
                 yield [(self.epoch, index) for index in part]
-
-
-@dataclass(eq=False)
-class CachedImages(Dataset[tuple[tuple[Tensor, Tensor], Any]]):
-    """Decoded images, the random changes that augment them, and their labels.
-
-    The key of an item is (epoch, index), so that loader processes get the epoch with each key. An item is
-    ``((image, changes), label)``: the image is uint8 (C, H, W), the changes are from `Augmentation.draw`, the label is
-    from ``labels``. The changes depend only on the seed and the key, so they are the same in every process and after a
-    resume. `WholeNetwork.inputs` applies the changes to a whole batch on the training device, because a CPU core
-    augments more slowly than a large GPU trains.
-    """
-
-    records: Sequence[Record]
-    labels: Sequence[Any]
-    cache: ImageCache
-    augmentation: Augmentation
-    seed: int
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[tuple[Tensor, Tensor], Any]:
-        epoch, index = key
-        image = torch.from_numpy(self.cache.load(self.records[index].path).transpose(2, 0, 1).copy())
-        return (image, self.augmentation.draw((self.seed, epoch, index))), self.labels[index]
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from cvrnet.data import ImageCache, Preprocessing, Record
 from cvrnet.data.augmentation import change
+from cvrnet.data.cached_images import CachedImages
 from cvrnet.inference import Predictor
 from cvrnet.inference.cached import join_batches, predict_cached
 from cvrnet.runs.checkpoint import save_checkpoint
-from cvrnet.training.batches import CachedImages
 from cvrnet.training.config import TrainConfig
 from cvrnet.training.model import smallest_part
 from cvrnet.training.processes import Processes

@@ -23,7 +23,7 @@ from cvrnet.workflows import train
 from tests.conftest import PLAIN
 from tests.support.networks import images
 
-PLAIN_VIT = {"depth": 3, "embed_dim": 32, "num_heads": 2}
+PLAIN_VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 STAGES = {"depths": [1, 1, 1, 1], "embed_dim": 16, "num_heads": [1, 2, 2, 4]}
 FAMILIES: dict[str, tuple[dict[str, Any], int]] = {  # timm's model -> what makes it small; a size that does not fit
     "vit_tiny_patch16_224": (PLAIN_VIT, 70),
@@ -33,7 +33,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], int]] = {  # timm's model -> what make
     "swinv2_tiny_window8_256": (STAGES, 70),
     "vit_base_patch32_clip_224": (PLAIN_VIT, 80),
     "vit_small_patch16_dinov3": (PLAIN_VIT, 70),
-    "hiera_tiny_224": ({"embed_dim": 16, "stages": [1, 1, 1, 1]}, 112),
+    "hiera_tiny_224": (
+        {"embed_dim": 16, "stages": [1, 1, 1], "q_pool": 2, "mask_unit_attn": (True, True, False)},
+        112,
+    ),
 }
 PAIRS = [  # the position of the first encoder, and two sizes that the patches of both divide
     (0, (64, 96)),
@@ -46,7 +49,7 @@ TRACED = ["vit_small_patch16_dinov3", "hiera_tiny_224"]
 
 
 def config(names: Sequence[str], size: int) -> TrainConfig:
-    small = {"encoder_args": [FAMILIES[name][0] for name in names]}
+    small = {"encoder_args": [{**FAMILIES[name][0], "num_maps": 2} for name in names], "hidden_sizes": []}
     return TrainConfig(encoders=tuple(names), model_kwargs=small, pretrained=False, img_size=size, epochs=1)
 
 

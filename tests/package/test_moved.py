@@ -22,6 +22,7 @@ def test_a_module_that_has_moved_is_found_by_its_old_name(old, monkeypatch):
         ("cvrnet.data", "SPLIT", "cvrnet.runs.layout"),
         ("cvrnet.training", "train", "cvrnet.workflows"),
         ("cvrnet.report", "plot_roc", "cvrnet.figures"),
+        ("cvrnet.training.batches", "CachedImages", "cvrnet.data.cached_images"),
     ],
 )
 def test_a_name_that_has_moved_is_found_where_it_was(old, name, new):

@@ -117,7 +117,7 @@ def write_checkpoint(
     path: Path,
     *,
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
-    values: Callable[[str, str, tuple[int, ...]], np.ndarray] | None = None,
+    values: Callable[[str, str, tuple[int, ...]], np.ndarray | None] | None = None,
     rename: Callable[[str], str] = str,
     nested: bool = False,
     pieces: bool = False,
@@ -128,7 +128,7 @@ def write_checkpoint(
     Args:
         path: The file.
         shapes: Layers and the shapes of their weights.
-        values: Makes the values; without it, the file declares the shapes but has no values.
+        values: Makes the values; without it, or where it returns None, the file declares a shape but has no values.
         rename: Renames layers.
         nested: Write as ``model.save`` does, under ``model_weights``; otherwise as ``save_weights`` does.
         pieces: Split the lists of names, as Keras does above 64,512 bytes.

@@ -40,7 +40,8 @@ from tests.support.pairs import run_pair
 from tests.support.whole import broken
 
 CONFIG = TrainConfig(**TINY)
-MODERN = recipe("modern", **TINY)
+LIGHT = replace(CONFIG, encoders=("test_resnet",))
+MODERN = recipe("modern", **{**TINY, "encoders": LIGHT.encoders})
 RUN_FILES = {
     "run.json",
     "split.csv",
@@ -231,7 +232,7 @@ def test_too_few_images_for_a_batch_norm_are_refused_before_training(phantoms, t
 
 
 def test_one_image_at_a_time_trains_where_the_network_can(phantoms, tmp_path):
-    train(phantoms, tmp_path, replace(CONFIG, batch_size=1, epochs=1), **PLAIN)
+    train(phantoms, tmp_path, replace(LIGHT, batch_size=1, epochs=1), **PLAIN)
     assert len(rows(tmp_path / "history.csv")) == 1
 
 
@@ -313,7 +314,7 @@ def check_best_epoch(run: Path) -> None:
 
 
 @pytest.mark.both_precisions
-@pytest.mark.parametrize("config", [CONFIG, MODERN], ids=["paper", "modern"])
+@pytest.mark.parametrize("config", [LIGHT, MODERN], ids=["paper", "modern"])
 def test_an_interrupted_training_ends_the_same(phantoms, tmp_path, config):
     """Stopped in the middle of an epoch, then resumed: the same weights, bit for bit, and the same history."""
     config = replace(config, epochs=3)
@@ -347,8 +348,8 @@ def test_an_interrupted_training_ends_the_same(phantoms, tmp_path, config):
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_kill_9_loses_nothing(phantoms, tmp_path):
     """No file is there in part, and the training goes on to the same weights, bit for bit, and the same history."""
-    command = ["train", phantoms, "--encoders", ",".join(CONFIG.encoders), "--no-pretrained", "--no-audit"]
-    command += ["--img-size", 64, "--epochs", 6, "--lr", 1e-3, "--device", "cpu"]
+    command = ["train", phantoms, "--encoders", ",".join(LIGHT.encoders), "--no-pretrained", "--no-audit"]
+    command += ["--img-size", 64, "--epochs", 4, "--lr", 1e-3, "--device", "cpu"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
     def kill(child: int) -> None:
@@ -478,7 +479,8 @@ def test_a_diverging_training_says_so(phantoms, tmp_path):
 
 
 def test_training_stops_when_nothing_improves(phantoms, tmp_path):
-    config = replace(CONFIG, epochs=40, patience=2, lr_patience=1, lr_factor=0.5, lr=3e-3)
+    # This seed improves again after epochs without improvement.
+    config = replace(LIGHT, seed=2, epochs=40, patience=2, lr_patience=1, lr_factor=0.5, lr=3e-3)
     train(phantoms, tmp_path, config, **PLAIN)
     history = rows(tmp_path / "history.csv")
     best = max(int(row["epoch"]) for row in history if row["best"] == "1")
@@ -539,7 +541,7 @@ def started(monkeypatch):
 def alone(phantoms, tmp_path_factory):
     """The weights of a training without workers."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    train(phantoms, folder, replace(CONFIG, epochs=2), **PLAIN)
+    train(phantoms, folder, LIGHT, **PLAIN)
     return load_file(folder / "model.safetensors")
 
 
@@ -549,7 +551,7 @@ def test_loading_processes_start_once(phantoms, alone, tmp_path, started, method
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(method, force=True)
     try:
-        train(phantoms, tmp_path / "workers", replace(CONFIG, epochs=2, num_workers=1), **PLAIN)
+        train(phantoms, tmp_path / "workers", replace(LIGHT, num_workers=1), **PLAIN)
     finally:
         multiprocessing.set_start_method(before, force=True)
     assert [process.is_alive() for process in started] == [False]
@@ -573,7 +575,7 @@ def test_trainings_of_different_precision_follow_one_another(phantoms, tmp_path)
     accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     try:
         for i, amp in enumerate(["fp32", "bf16", "fp32"]):
-            train(phantoms, tmp_path / str(i), replace(CONFIG, epochs=1, amp=amp, device="cpu"), **PLAIN)
+            train(phantoms, tmp_path / str(i), replace(LIGHT, epochs=1, amp=amp, device="cpu"), **PLAIN)
     finally:
         accelerate.state.AcceleratorState._reset_state()
     first, other, again = (load_file(tmp_path / str(i) / "model.safetensors") for i in range(3))
@@ -602,15 +604,15 @@ def test_accelerate_that_started_too_few_processes_is_told(phantoms, tmp_path, m
 def test_real_radiographs_with_an_independent_source(cxr, tmp_path):
     """Two sources train, the third tests; patients with several labels stay whole."""
     every = read_records(cxr / "manifest.csv")
-    patients = sorted({r.patient_id for r in every if r.source != "figure1"})[::4]
+    patients = sorted({r.patient_id for r in every if r.source != "figure1"})[::10]
     kept = [r for r in every if r.source == "figure1" or r.patient_id in patients]
     write_manifest(tmp_path / "m.csv", kept, root=cxr)
     data = DataSet(tmp_path / "m.csv", cxr)
-    metrics = train(data, tmp_path / "run", replace(CONFIG, epochs=1), test_source="figure1", **PLAIN)
+    metrics = train(data, tmp_path / "run", replace(LIGHT, epochs=1), test_source="figure1", **PLAIN)
     assert metrics["independent"]["n"] == 36
     assert [metrics["independent"]["per_class"][c]["support"] for c in ("CVP", "NCP", "NOR")] == [31, 2, 3]
     sides: dict[str, set[str]] = {}
     for row in rows(tmp_path / "run/split.csv"):
         sides.setdefault(row["patient_id"], set()).add(row["fold"])
     assert all(len(folds) == 1 for folds in sides.values())
-    assert len(sides) == 278
+    assert len(sides) == 131
