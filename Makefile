@@ -39,7 +39,7 @@ lint: setup  ## Style, and which module may import which
 	$(BIN)/lint-imports
 
 types: setup  ## Type checker
-	$(BIN)/mypy
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 docs: setup  ## The documentation as a site, strictly: docs/_build/html/index.html
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -E -W --keep-going -b html docs docs/_build/html

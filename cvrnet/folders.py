@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from cvrnet.errors import UserError
 from cvrnet.files import sync_folder
@@ -22,7 +23,7 @@ from cvrnet.files import sync_folder
 try:
     import fcntl
 except ImportError:  # Windows: nothing is locked
-    fcntl = None  # type: ignore[assignment]
+    fcntl: Any = None
 
 _held: set[int] = set()  # descriptors of the locks of this process
 

@@ -33,7 +33,7 @@ def template_environment(package: str, folder: str = "templates", *, html: bool 
         lstrip_blocks=True,
         keep_trailing_newline=not html,
     )
-    made.globals["disclaimer"] = DISCLAIMER
+    made.globals["disclaimer"] = DISCLAIMER  # pyrefly: ignore[unsupported-operation]
     return made
 
 

@@ -67,7 +67,8 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
         model = timm.create_model(name, device="meta", **options).eval() if timm.is_model(name) else None
     if not isinstance(model, CVRNet):
         raise UserError(f"{name!r} is not a CVR-Net; expected one of {', '.join(timm.list_models(module='cvrnet'))}")
-    channels, height, width = model.default_cfg["input_size"]  # type: ignore[index]  # nn.Module's attribute
+    cfg: Any = model.default_cfg
+    channels, height, width = cfg["input_size"]
     size = (channels, img_size or height, img_size or width)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         maps = model.forward_maps(torch.empty(1, *size, device="meta"))

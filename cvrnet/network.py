@@ -128,7 +128,8 @@ class CVRNet(nn.Module):
         from_repositories = any(map(is_repository, names))
         names, own = [name for name, _ in made], [args for _, args in made]
         self._without_repositories = {"encoders": names, "encoder_args": own} if from_repositories else {}
-        self.encoders = nn.ModuleList(built)  # type: ignore[arg-type]  # Encoder is a protocol on modules
+        # Encoder is a protocol on modules.
+        self.encoders = nn.ModuleList(built)  # pyrefly: ignore[bad-argument-type]
         set_batch_norms(self.encoders, names, {"eps": bn_eps, "momentum": bn_momentum})
         self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
 
@@ -174,7 +175,7 @@ class CVRNet(nn.Module):
     def _make_head(self, placement: dict[str, Any]) -> None:
         """Make a new head. For unpooled features, it has no parameters, because DDP fails on unused parameters."""
         sizes = self._hidden_sizes if self.global_pool else ()
-        options = {**self._head_options, **self._bags, **placement}
+        options: dict[str, Any] = {**self._head_options, **self._bags, **placement}
         kind = BagHead if self._bags else MultiScaleAveragingHead
         self.head = kind(self.widths, self.num_classes, sizes, **options).train(self.training)
         self.head_hidden_size = self.head.num_features
@@ -413,7 +414,7 @@ def _create_encoders(
             raise UserError(f"{option}={rate!r}; expected at least 0, and less than 1")
     encoders = []
     for name, own in zip(names, arguments, strict=True):
-        source = {"weights": files[name]} if name in files else {"pretrained": pretrained}
+        source: dict[str, Any] = {"weights": files[name]} if name in files else {"pretrained": pretrained}
         try:
             encoders.append(create_encoder(name, **source, **{**own, **drops}, **kwargs))
         except Exception as error:  # the Hub's client raises many types; the advice is the same for all

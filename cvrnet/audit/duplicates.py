@@ -138,7 +138,12 @@ def _rows(records: list[Record], copies: list[Copy], groups: list[list[int]]) ->
     rows = []
     for copy in copies:
         first, second = records[copy.first], records[copy.second]
-        row = {"cluster": cluster[copy.first], "first": first.name, "second": second.name, "kind": copy.kind}
+        row: dict[str, object] = {
+            "cluster": cluster[copy.first],
+            "first": first.name,
+            "second": second.name,
+            "kind": copy.kind,
+        }
         if found := copy.alignment:
             row |= {"correlation": round(found.correlation, 3), "overlap": round(found.overlap, 3)}
             row |= {"features": found.matches, "variant": found.variant}

@@ -105,7 +105,7 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         with _HeaderFile(open_regular(path).detach()) as file:
             # read_file_meta_info takes no file object, and would open a name again, so it gets a file descriptor.
-            meta = read_file_meta_info(os.dup(file.fileno()))  # type: ignore[arg-type]
+            meta = read_file_meta_info(os.dup(file.fileno()))  # pyrefly: ignore[bad-argument-type]
             # dcmread inflates the whole of a deflated file into memory, without a limit.
             if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                 raise Refused("its transfer syntax is not supported: a deflated file; expected one without deflation")

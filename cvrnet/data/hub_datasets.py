@@ -64,7 +64,7 @@ def _load(name: str) -> Mapping[str, Any]:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{HUB_DATASET}{name}: the data set cannot be loaded: {reason}") from error
-    splits: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    splits: dict[Any, Any] = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     for split, dataset in splits.items():
         if image := _column(dataset.features, "Image"):
             splits[split] = dataset.cast_column(image, datasets.Image(decode=False))

@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from cvrnet.data.boxes import boxes_text, parse_boxes
 from cvrnet.data.cells import clean, is_missing, label_problem, split_name
@@ -179,7 +179,7 @@ def write_manifest(path: str | Path, records: Sequence[Record], root: Path | Non
 
 
 def _row(record: Record, root: Path) -> dict[str, str]:
-    row = {**record.metadata, **{column: getattr(record, column) for column in COLUMNS}}
+    row: dict[str, Any] = {**record.metadata, **{column: getattr(record, column) for column in COLUMNS}}
     row["lesion_boxes"] = boxes_text(record.lesion_boxes)
     for column in ("path", "lung_mask", "lesion_mask"):
         if file := row[column]:

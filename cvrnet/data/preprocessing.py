@@ -110,7 +110,8 @@ class Preprocessing:
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Preprocessing:
         """Return the preprocessing in a possibly untrusted ``pretrained_cfg``; missing values are timm's defaults."""
-        given = {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation") if cfg.get(key) is not None}
+        keys = ("input_size", "mean", "std", "interpolation")
+        given: Any = {key: cfg[key] for key in keys if cfg.get(key) is not None}
         if len(given) < 4:
             import timm.data
 

@@ -65,7 +65,7 @@ class Waiting:
         self._moving = 0
         self._mailboxes = _Mailboxes()
         uploads.asked = lambda: {path for event in self._questions for path in _asked(event)}
-        queue.pending_messages_per_session = self._mailboxes  # type: ignore[assignment]
+        queue.pending_messages_per_session = self._mailboxes  # pyrefly: ignore[bad-assignment]
 
     @property
     def bytes(self) -> int:

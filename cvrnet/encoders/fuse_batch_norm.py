@@ -30,7 +30,8 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
     The pairs are found in the graph that ``torch.fx`` traces: one graph for the network or, in a CVR-Net, for each
     encoder. A network or encoder that cannot be traced, or is in training mode, stays as it is.
     """
-    for part in getattr(model, "encoders", [model]):
+    parts: Any = getattr(model, "encoders", [model])
+    for part in parts:
         for convolution, norm in list(_pairs(part)):
             _fold(part, convolution, norm)
             setattr(model, FUSED, True)

@@ -118,7 +118,7 @@ def _from_repository(name: str, pretrained: bool, weights: str | Path | None, **
     """Return the encoder in a repository or folder; its ``made_as`` is the timm model and its arguments."""
     source = open_repository(name, kwargs.get("cache_dir"), weights=pretrained and weights is None)
     size = None if source.weights is None else source.input_size
-    options = {"weights": weights or source.weights, "source_size": size, **source.arguments, **kwargs}
+    options: dict[str, Any] = {"weights": weights or source.weights, "source_size": size, **source.arguments, **kwargs}
     encoder = TimmEncoder(source.architecture, **options)
     encoder.made_as = source.architecture, source.arguments
     if source.weights is not None:

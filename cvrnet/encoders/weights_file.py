@@ -95,7 +95,7 @@ def _without_memory(architecture: str, **options: Any) -> Any:
     try:
         with torch.device("meta"):
             return timm.create_model(architecture, **options)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return timm.create_model(architecture, **options)
 
 

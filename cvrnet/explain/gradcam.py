@@ -167,4 +167,5 @@ def _channels_last(model: nn.Module) -> bool:
 
 
 def _architecture(model: nn.Module) -> str:
-    return str(getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)
+    cfg: Any = getattr(model, "pretrained_cfg", {})
+    return str(cfg.get("architecture") or type(model).__name__)

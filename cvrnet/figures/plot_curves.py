@@ -24,6 +24,7 @@ from cvrnet.figures.style import (
 
 SIDE = 3.7  # inches of the square axes
 OVERALL: dict[str, Any] = {"color": TEXT, "linestyle": (0, (4, 2)), "linewidth": 2.0}
+SOLID: dict[str, Any] = {**OVERALL, "linestyle": "solid"}
 CHANCE: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.2}
 
 
@@ -79,10 +80,12 @@ def _draw_classes(
     entries: list[tuple[Artist, str]] = []
     for index, (label, curve) in enumerate(curves.items()):
         points = ([], []) if curve is None else (curve[axes[0]], curve[axes[1]])
-        (line,) = ax.plot(*points, **style, **class_style(index))
+        look: dict[str, Any] = {**style, **class_style(index)}
+        (line,) = ax.plot(*points, **look)
         entries.append((line, f"{label} ({_value(name, curve, area)})"))
         if curve is not None and "prevalence" in curve:
-            ax.plot([0, 1], [curve["prevalence"]] * 2, **{**CHANCE, "color": line.get_color()})
+            look = {**CHANCE, "color": line.get_color()}
+            ax.plot([0, 1], [curve["prevalence"]] * 2, **look)
     return entries
 
 
@@ -111,13 +114,13 @@ def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Fig
     entries: list[tuple[Artist, str]] = []
     many = len(curves["per_class"]) > MOST_CLASSES
     for index, (name, curve) in enumerate(curves["per_class"].items()):
-        style = {**class_style(index), "linewidth": 1.1, "marker": "o", "markersize": 2.5, "alpha": 0.8}
+        style: dict[str, Any] = {**class_style(index), "linewidth": 1.1, "marker": "o", "markersize": 2.5, "alpha": 0.8}
         (line,) = ax.plot(curve["predicted"], curve["observed"], **(CROWD if many else style))
         entries.append((line, name))
     if many:
         entries = [(entries[0][0], f"{len(entries)} classes")]
     top = curves["top_label"]
-    (line,) = ax.plot(top["predicted"], top["observed"], marker="s", markersize=4, **{**OVERALL, "linestyle": "solid"})
+    (line,) = ax.plot(top["predicted"], top["observed"], marker="s", markersize=4, **SOLID)
     values = f"{_value('ECE', top, 'expected_calibration_error')}, {_value('Brier', top, 'brier_score')}"
     legend_below(figure, [*entries, (line, f"Predicted class ({values})"), (diagonal, "Perfect calibration")])
     width = top["upper"] - top["lower"]

@@ -77,7 +77,7 @@ def plot_fold_learning_curves(
         longest = max(longest, epochs[-1])
         best = best_row(history)
         for ax, key in zip(axes, keys, strict=True):
-            style = {**class_style(index), "linewidth": 1.3}
+            style: dict[str, Any] = {**class_style(index), "linewidth": 1.3}
             (line,) = ax.plot(epochs, [float(row[key]) for row in history], **style)
             if best is not None:
                 ax.plot(float(best["epoch"]), float(best[key]), "o", color=style["color"], markersize=5)

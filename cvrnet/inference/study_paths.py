@@ -93,7 +93,7 @@ def study_rows(
             study, prediction = answer.study, answer.prediction
             row = dict.fromkeys(columns) | {"pictures": len(study.pictures), "patient_id": study.patient_id}
             row |= prediction.row(predictor.classes) | {predictor.unit: study.name, "unit": predictor.unit}
-            row["error"] = "; ".join(filter(None, [prediction.error, *answer.problems]))
+            row["error"] = "; ".join(text for text in (prediction.error, *answer.problems) if text)
             if not prediction.error:
                 share = answer.shares.mean(0)
                 top = int(share.argmax())

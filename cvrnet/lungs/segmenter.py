@@ -109,7 +109,7 @@ class Segmenter:
             network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
             if not all(t.isfinite().all() for t in network.state_dict().values()):
                 raise ValueError("it holds NaN or infinity")
-        except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} cannot be used: {str(error).strip().splitlines()[0]}") from error
         return cls(network, size)
 
@@ -133,7 +133,7 @@ def create_network(pretrained: bool = True) -> Any:
 
     With ``pretrained``, the encoder has ImageNet weights if the extra ``lite`` is installed, otherwise random weights.
     """
-    network = smp.Unet(f"tu-{ENCODER}", encoder_weights=None, decoder_channels=DECODER, classes=1)
+    network: Any = smp.Unet(f"tu-{ENCODER}", encoder_weights=None, decoder_channels=DECODER, classes=1)
     state = load_package(ENCODER) if pretrained else None
     if state is not None:
         own = network.encoder.model.state_dict()

@@ -88,7 +88,7 @@ def share_interval(
     """
     table = np.asarray(hits, np.float64)
     share, bounds = mean_interval(table, groups)
-    if share in (0.0, 1.0):
+    if share is not None and share in (0.0, 1.0):
         numbers = group_numbers(groups, len(table))[~np.isnan(table)]
         bounds = exact_interval(share, len({*numbers.tolist()}))
     return share, bounds

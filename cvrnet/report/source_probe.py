@@ -83,7 +83,7 @@ def probe_rows(predictor: Predictor, groups: Groups) -> list[dict[str, Any]]:
         if np.bincount(y, minlength=len(sources)).min() < FOLDS:  # too many images could not be read
             continue
         drawn = np.random.default_rng(0).multinomial(len(y), np.full(len(y), 1 / len(y)), RESAMPLES)
-        weights = np.concatenate([np.ones((1, len(y))), drawn])
+        weights = np.concatenate([np.ones((1, len(y))), drawn.astype(np.float64)])
         by_head = zip(*(inputs[path] for path, _ in there), strict=True)
         aucs = np.array([_aucs(np.stack(x), y, list(sources), weights) for x in by_head])  # (heads, 1 + RESAMPLES)
         rows += _rows(aucs, label, list(sources), len(y))

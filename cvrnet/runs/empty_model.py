@@ -62,7 +62,8 @@ def check_tensors(model: nn.Module, path: Path) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     with safe_open(path, "pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
-    architecture = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
+    cfg: Any = getattr(model, "pretrained_cfg", {})
+    architecture = cfg.get("architecture", type(model).__name__)
     for name in {**expected, **found}:
         if name not in found:
             raise ValueError(f"{path.name} lacks {name}")
@@ -77,8 +78,7 @@ def check_tensors(model: nn.Module, path: Path) -> None:
 def fill(model: nn.Module, path: Path) -> nn.Module:
     """Allocate memory for a model on the meta device, and fill it with the values in the file."""
     model.to_empty(device="cpu")
-    module: Any
-    for module in model.modules():
+    for module in list[Any](model.modules()):
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()  # timm's protocol for values that are not in checkpoints
     left = list(model.state_dict().items())[::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -36,7 +37,8 @@ def load_novelty(folders: Sequence[Path], models: Sequence[nn.Module]) -> list[N
     paths = [folder / NOVELTY for folder in folders]
     if not all(path.is_file() for path in paths):
         return []
-    return [_load(path, sum(getattr(model, "widths", ()))) for path, model in zip(paths, models, strict=True)]
+    widths: list[Any] = [getattr(model, "widths", ()) for model in models]
+    return [_load(path, sum(each)) for path, each in zip(paths, widths, strict=True)]
 
 
 def _load(path: Path, width: int) -> NoveltyHead:

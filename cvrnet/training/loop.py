@@ -188,7 +188,7 @@ def _train_epoch(
         updates.step(number)
         seen += size
         if processes.is_main:
-            progress.step(size, lambda total=total, seen=seen: float(total) * world / seen)  # type: ignore[misc]
+            progress.step(size, lambda total=total, seen=seen: float(total) * world / seen)
     loss_mean = processes.total(total) / seen
     if not math.isfinite(loss_mean):
         raise UserError(f"the loss is {loss_mean} in epoch {epoch}; try a lower lr than {config.lr}, or amp='fp32'")

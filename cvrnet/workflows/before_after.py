@@ -174,7 +174,7 @@ def _compared(score: str, name: str, point: str, local: Local, chosen: NDArray[n
 
 def _mean(values: Table, groups: Sequence[Hashable], share: bool) -> tuple[float | None, list[float] | None]:
     value, bounds = mean_interval(values, groups)
-    if share and value in (0.0, 1.0):
+    if share and value is not None and value in (0.0, 1.0):
         bounds = exact_interval(value, len(set(groups)))
     return value, bounds
 

@@ -180,7 +180,7 @@ def _about(model: str) -> dict[str, Any]:
 
 def _refuse_images(
     model: str, records: Sequence[Record], classes: Sequence[str], labelled: bool
-) -> list[Mapping[str, Any]] | None:
+) -> Sequence[Mapping[str, Any]] | None:
     """Return the rows of the model's training images; None if these are not known.
 
     Raises:

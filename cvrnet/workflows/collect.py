@@ -58,7 +58,7 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
         )
     metrics = [read_json(folder / METRICS) for folder in folders]
     several = {**MULTILABEL, "findings": run["classes"]}
-    summary = several if run.get("task") == FindingTable.task else {"classes": run["classes"]}
+    summary: dict[str, Any] = several if run.get("task") == FindingTable.task else {"classes": run["classes"]}
     summary |= {**_join(output, run, metrics, "test"), "test_source": run["test_source"] or None}
     if all(INDEPENDENT in m for m in metrics):
         outside = _join(output, run, metrics, INDEPENDENT)
