@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import timm
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvrnet.encoders import hub_repository, weights_on_this_machine
@@ -70,7 +71,7 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
     cfg: Any = model.default_cfg
     channels, height, width = cfg["input_size"]
     size = (channels, img_size or height, img_size or width)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _SkipBatchNorm():
         maps = model.forward_maps(torch.empty(1, *size, device="meta"))
         model.head(model.pool_maps(maps))
     heads = []
@@ -89,6 +90,19 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
         heads=tuple(heads),
         pretrained=_pretrained(model.encoder_names),
     )
+
+
+class _SkipBatchNorm(TorchFunctionMode):
+    """Skips batch norm, which counts for nothing and changes no shape, but takes a third of the time."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return args[0] if func is nn.functional.batch_norm else func(*args, **kwargs or {})
 
 
 def _pretrained(encoders: Sequence[str]) -> str:

@@ -89,11 +89,11 @@ class PixelNetwork(nn.Module):
             vectors = model.pool_maps(maps)
             if self.novelty:
                 distances.append(self.novelty[i](vectors, map_sides(maps, model.groups)))
-            logits.append(model.head(vectors))
-            heads.append(model.head.branch_logits(vectors))
+            branches = model.head.branch_logits(vectors)
+            logits.append(model.head.combine(branches))
+            heads.append(torch.stack(branches, 1))
         # Logits, not probabilities: users apply softmax to a classifier's output, and then get the mean probabilities.
-        each = [log_mean(list(folds), self.task) for folds in zip(*heads, strict=True)]
-        answers = self._calibrate(log_mean(logits, self.task)), torch.stack(each, 1)
+        answers = self._calibrate(log_mean(logits, self.task)), log_mean(heads, self.task)
         return (*answers, torch.stack(distances, 1)) if self.novelty else answers
 
     def _calibrate(self, logits: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def test_none_is_forgotten():
 
 @pytest.mark.slow
 def test_quickstart(run_example, tmp_path, monkeypatch):
-    asked = draw_few_phantoms(monkeypatch)
+    asked = draw_few_phantoms(monkeypatch, 24)
     out = run_example("quickstart", 2)
     assert asked == [(240, 96)]
     assert "validation accuracy 0." in out

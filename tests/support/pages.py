@@ -166,8 +166,8 @@ def small(words: list[str]) -> list[str]:
             words += ENCODERS
     if words[0] in ("crossval", "benchmark") and not {"--folds", "--split-from", "--collect"} & set(words):
         words += ["--folds", "3"]
-    if words[0] == "export" and "--fold" not in words and Path(words[1], "fold-1").is_dir():
-        words += ["--fold", "1"]
+    if words[0] == "export" and "--fold" not in words and Path(words[1], "fold-3").is_dir():
+        words += ["--fold", "3"]  # the fold that docs/export.md names: a network is traced once
     if "--collect" not in words:
         words += more.get(words[0], [])
     return [word for word in words if word != "--compile"]
