@@ -25,7 +25,7 @@ from cvrnet.hub import hub_checkpoints
 from cvrnet.runs.checkpoint import load_checkpoint
 from cvrnet.runs.hub_download import file_hash
 from tests.support.hub import Fault, LocalHub
-from tests.support.hub_runs import CLASSES, make_folds, make_model
+from tests.support.hub_runs import CLASSES, HIDDEN, make_folds, make_model
 from tests.support.hub_storage import TOKENS
 
 REPO = "ada/net"
@@ -347,7 +347,7 @@ def test_a_push_while_somebody_loads(hub: LocalHub, moment: str) -> None:
     def files(names: tuple[str, ...]) -> dict[str, bytes]:
         config = {"architecture": "cvrnet", "num_classes": 3, "label_names": names}
         config |= {
-            "model_args": {"encoders": ["test_resnet"], "img_size": 64},
+            "model_args": {"encoders": ["test_resnet"], "hidden_sizes": HIDDEN, "img_size": 64},
             "pretrained_cfg": {"input_size": [3, 64, 64]},
         }
         state = {name: tensor.contiguous() for name, tensor in models[names].state_dict().items()}
