@@ -51,7 +51,7 @@ bytecode: setup  # otherwise, every worker compiles all modules that the tests i
 	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected || { cat .venv/collected; exit 1; }
 
 timm-tests-of-two: setup  # beside the type checker, which uses one processor
-	scripts/timm-tests cvrnet cvrnet_tiny
+	OMP_NUM_THREADS=1 scripts/timm-tests cvrnet cvrnet_tiny
 
 timm-tests: setup  ## timm's own test suite, unmodified, for every registered model
 	scripts/timm-tests

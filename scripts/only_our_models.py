@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -23,3 +24,9 @@ def pytest_configure() -> None:
         return [name for name in listed(*arguments, **options) if name.partition(".")[0] in wanted]
 
     timm.list_models = list_models
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of the garbage collector's rounds, which scripting and tracing set off."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)

@@ -20,6 +20,7 @@ _PARTS = 30_000  # modules, parameters and buffers together; no timm model has a
 _CALLS = 200_000  # calls of PyTorch's functions; maxvit_xlarge takes 33,000; maxvit_tiny for 2048 x 2048 takes 184,000
 _INITIAL_VALUES = {
     *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
+    *(Tensor.erfinv_, Tensor.clamp_),  # timm's trunc_normal_
     *(nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_),
 }
 
