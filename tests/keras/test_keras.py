@@ -238,7 +238,7 @@ def test_reference_file_gives_the_same_network(notebook: CVRNet, scratch: Path) 
 
 
 def test_every_layout_at_once(notebook: CVRNet, checkpoint: Path, scratch: Path) -> None:
-    """``model.save``, lists in pieces, names as text, and the notebook's cell run twice in one process."""
+    """``model.save``, lists in pieces, names as text, and a network built twice in one process."""
     layers = read_weights(checkpoint)
     file = write_checkpoint(
         scratch / "saved.h5",
