@@ -57,9 +57,9 @@ def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
 
 
 def finding_probes(measured: Measurements, names: Sequence[str], truth: Truth, seed: int) -> Iterator[Finding]:
-    """Report how well features that should not matter predict each of the most frequent findings.
+    """Report how well features that should not matter predict each radiological finding.
 
-    These are the `MAX_FINDINGS` findings with the highest numbers of patients. ``truth`` is the result of
+    Only the `MAX_FINDINGS` findings with the most patients are examined. ``truth`` is the result of
     `cvrnet.data.findings.finding_truth`, (N, C).
     """
     patients = np.array(patient_keys(measured.records))

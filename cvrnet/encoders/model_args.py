@@ -21,7 +21,9 @@ def check_model_args(arguments: Any) -> None:
         raise ValueError("does not describe a model")
     for name in arguments:
         if name in _NO_ARCHITECTURE or name.startswith("pretrained"):
-            raise ValueError(f"has {name!r:.80} among the model's arguments, but it is not part of an architecture")
+            raise ValueError(
+                f"has {name!r:.80} among the model's arguments, but it does not describe the network; remove it"
+            )
     for size in _numbers(arguments):
         if not abs(size) <= LARGEST:
             raise ValueError(

@@ -69,9 +69,9 @@ class BagPool(nn.Module):
     def forward(self, x: Tensor, bag: Tensor, count: int, days: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of the bags, (count, in_features), and each picture's share in its bag's vector, (P,).
 
-        With ``time``, the vectors are twice as wide. The shares of a bag add up to 1. With ``attention`` and ``mean``,
-        they are the weights of the pictures. With ``max``, a picture's share is the part of the vector's features whose
-        maximum comes from this picture.
+        If the pool was made with ``time``, the vectors are twice as wide. The shares of a bag add up to 1. With
+        ``attention`` and ``mean``, they are the weights of the pictures. With ``max``, a picture's share is the part of
+        the vector's features whose maximum comes from this picture.
 
         Args:
             x: The vectors of all pictures, (P, in_features).
@@ -160,7 +160,8 @@ class BagHead(MultiScaleAveragingHead):
     def pool(self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Return the bags' vectors for each block, (N, C_i), and each picture's share in these vectors, (blocks, P).
 
-        With ``time``, the bags' vectors are (N, 2 C_i). The shares of a bag's pictures add up to 1 for each block.
+        If the head was made with ``time``, the bags' vectors are (N, 2 C_i). The shares of a bag's pictures add up to
+        1 for each block.
 
         Args:
             inputs: The vectors of all pictures at each scale, (P, C_i); the pictures of a bag follow one another.

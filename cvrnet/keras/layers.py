@@ -96,7 +96,7 @@ process."""
 def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
     """Map each expected layer name to the layer's name in the file, where automatic numbers may be higher.
 
-    If the notebook's cell ran twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
+    If the network was built twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
     Keras numbers layers in the order in which they are built. So the layers of a kind are matched in the order of their
     numbers, if the file has as many as expected. A name counts once, even if ``expected`` lists it for each of the
     layer's weights. All other names stay unchanged: the caller reports missing weights and wrong shapes.

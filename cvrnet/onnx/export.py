@@ -225,13 +225,14 @@ def _check(network: PixelNetwork, file: Path, pixels: NDArray[np.uint8]) -> floa
     if worst > TOLERANCE:
         raise UserError(
             f"the exported network's probabilities differ from PyTorch's by {worst:.1e}; expected at most "
-            f"{TOLERANCE:.0e}; nothing was written"
+            f"{TOLERANCE:.0e}; nothing was written; try another version of torch, or predict with PyTorch"
         )
     if network.novelty:
         away = float(np.abs(distances / expected[-1] - 1).max())
         if not away <= DISTANCE_TOLERANCE:
             raise UserError(
                 f"the distances of images from the training images differ between ONNX and PyTorch by {away:.0%}; "
-                f"expected at most {DISTANCE_TOLERANCE:.0%}; nothing was written"
+                f"expected at most {DISTANCE_TOLERANCE:.0%}; nothing was written; try another version of torch, or "
+                "predict with PyTorch"
             )
     return worst

@@ -236,7 +236,7 @@ def recipe(name: str, **settings: Any) -> TrainConfig:
     """Return the config of a named protocol; ``settings`` replace its values.
 
     ``paper`` is the protocol of v2, and ``notebook`` is the protocol of the authors' public notebook. ``modern`` adds
-    to ``paper`` two settings that helped in measurements. ``frozen`` trains only the heads, on frozen encoders (see
+    label smoothing and averaged weights to ``paper``. ``frozen`` trains only the heads, on frozen encoders (see
     docs/training.md), and ``studies`` does the same for bags of images (see docs/studies.md).
 
     >>> recipe("notebook", epochs=5).optimizer

@@ -24,7 +24,7 @@ from cvrnet.training.novelty import fit_novelty, fit_sides
 from cvrnet.workflows.job import Job
 
 MOST_IMAGES = 500  # at most this number of images of each set is used
-MOST_MIRRORED = 300  # training images that are also mirrored; the number was chosen by measurement (docs/decisions.md)
+MOST_MIRRORED = 300  # training images that are also mirrored; the number was chosen by measurement
 
 
 def add_novelty(

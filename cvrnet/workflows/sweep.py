@@ -192,7 +192,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     """Return the config with the named model; ``MODEL:ABLATION`` means a variant of a CVR-Net (see `ABLATIONS`).
 
     Raises:
-        UserError: The ablation does not exist, or the model is not a CVR-Net of two encoders.
+        UserError: An ablation does not exist, or is asked for a model that is not a CVR-Net of two encoders.
 
     >>> model_config("cvrnet:p3", TrainConfig()).model_kwargs
     {'scales': 'deepest'}

@@ -243,7 +243,7 @@ def test_reference_file_gives_the_same_network(notebook: CVRNet, scratch: Path) 
 
 
 def test_every_layout_at_once(notebook: CVRNet, weights: dict[str, dict[str, NDArray[Any]]], scratch: Path) -> None:
-    """``model.save``, lists in pieces, names as text, and the notebook's cell run twice in one process."""
+    """``model.save``, lists in pieces, names as text, and a network built twice in one process."""
     file = write_checkpoint(
         scratch / "saved.h5",
         values=lambda layer, name, shape: weights[layer][name],
