@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -67,6 +67,16 @@ class Probe:
         return flat_row(scope | vars(self))
 
 
+class _Groups(NamedTuple):
+    """The images that probes of the same targets use, and the folds of the cross-validation."""
+
+    rows: np.ndarray
+    patients: np.ndarray
+    classes: list[str]
+    y: np.ndarray  # index of each image's class
+    splits: list[Any]  # pairs of training and test images; empty if there are fewer than two classes
+
+
 def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     """Return the rows of all probes, from the tables of all findings: a probe's row has the column ``target``."""
     return [row for finding in findings for row in finding.figures.get("table", ()) if "target" in row]
@@ -74,7 +84,8 @@ def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> list[Probe]:
     """Run all probes on these targets; return an empty list if there are too few groups (see `probe`)."""
-    return [found for name in WHAT if (found := probe(measured, name, targets, seed=seed))]
+    groups = _select(measured, np.asarray(targets), seed)
+    return [_probe(measured, name, groups, seed) for name in WHAT] if len(groups.classes) > 1 else []
 
 
 def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: int = 0) -> Probe | None:
@@ -85,12 +96,13 @@ def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: in
     at random until their images reach this number. The result is None if fewer than two groups are left. ``seed`` is
     the seed of all random choices.
     """
-    rows, patients, classes, y = _select(measured, np.asarray(targets), seed)
-    if len(classes) < 2:
-        return None
+    groups = _select(measured, np.asarray(targets), seed)
+    return _probe(measured, name, groups, seed) if len(groups.classes) > 1 else None
+
+
+def _probe(measured: Measurements, name: str, groups: _Groups, seed: int) -> Probe:
+    rows, patients, classes, y, splits = groups
     values = _features([measured.facts[row] for row in rows], name)
-    folds = StratifiedGroupKFold(min(FOLDS, MIN_PATIENTS), shuffle=True, random_state=seed)
-    splits = list(folds.split(y, y, patients))
     p = _out_of_fold(name, values, y, len(classes), splits, seed)
     scores = classification_scores(y, p, classes)
     intervals = bootstrap_intervals(y, p, classes, patients.tolist(), n=RESAMPLES, seed=seed)
@@ -124,10 +136,7 @@ def _features(facts: Sequence[ImageFacts], name: str) -> np.ndarray:
     return values[:, np.ptp(values, axis=0) > 0].astype(np.float32)
 
 
-def _select(
-    measured: Measurements, targets: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
-    """Return the images that a probe uses, their patients, the classes, and the index of each image's class."""
+def _select(measured: Measurements, targets: np.ndarray, seed: int) -> _Groups:
     patients = np.array(patient_keys(measured.records))
     rows = np.flatnonzero(targets != "")
     if len(rows) > MAX_IMAGES:
@@ -137,7 +146,10 @@ def _select(
         rows = rows[rank <= np.sort(rank)[MAX_IMAGES - 1]]
     enough = [c for c in np.unique(targets[rows]) if len(set(patients[rows][targets[rows] == c])) >= MIN_PATIENTS]
     rows = rows[np.isin(targets[rows], enough)]
-    return rows, patients[rows], [str(c) for c in enough], np.searchsorted(enough, targets[rows])
+    patients, y = patients[rows], np.searchsorted(enough, targets[rows])
+    folds = StratifiedGroupKFold(min(FOLDS, MIN_PATIENTS), shuffle=True, random_state=seed)
+    splits = list(folds.split(y, y, patients)) if len(enough) > 1 else []
+    return _Groups(rows, patients, [str(c) for c in enough], y, splits)
 
 
 def _model(name: str, n: int, seed: int) -> Any:

@@ -380,7 +380,7 @@ def test_a_trained_network_points_at_the_lesion(tmp_path):
     n = int(0.7 * len(records))
     patients = {r.patient_id for r in records[:n]}
     held_out = [r for r in records[n:] if r.lesion_mask and r.patient_id not in patients]
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01, fused=True)
     total = epochs * -(-n // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=total)
     model.train()
