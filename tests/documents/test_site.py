@@ -107,7 +107,7 @@ def test_options_that_are_named_exist(page):
             continue
         if code.startswith("cvrnet ") and "-" not in words[0][:1]:
             known = pages.options_of(pages.command_named(words))
-        elif words[0] in ("python", "pip", "accelerate", "hf", "make"):
+        elif words[0] in ("python", "pip", "accelerate", "hf", "make", "tensorboard"):
             continue
         else:
             known = every
