@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvrnet.metrics import bootstrap_intervals, classification_scores, mean_std
-from cvrnet.metrics.bootstrap import balanced_accuracies, exact_interval
+from cvrnet.metrics.bootstrap import accuracy_intervals, balanced_accuracies, exact_interval
 from cvrnet.metrics.findings import finding_rankings, finding_scores
 from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.runs.predictions import AnyTable, PredictionTable
@@ -42,9 +42,8 @@ def score_classes(predictions: PredictionTable) -> dict[str, Any]:
     for source in sorted(set(p.sources)):
         part = p.of_source(source)
         own = classification_scores(part.labels, part.probabilities, p.classes)
-        spread = bootstrap_intervals(part.labels, part.probabilities, p.classes, part.groups)
         own["patients"] = len(set(part.groups))
-        own["intervals"] = {key: spread[key] for key in ("accuracy", "balanced_accuracy")}
+        own["intervals"] = accuracy_intervals(part.labels, part.probabilities, p.classes, part.groups)
         scores["per_source"][source] = own
     if p.heads is not None and len(p.heads) > 1:
         scores["heads"] = head_scores(p)

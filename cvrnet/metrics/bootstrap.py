@@ -59,6 +59,25 @@ def bootstrap_intervals(
     }
 
 
+def accuracy_intervals(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    classes: Sequence[str],
+    groups: Sequence[Hashable] | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> dict[str, list[float] | None]:
+    """Return the intervals of ``accuracy`` and ``balanced_accuracy`` that `bootstrap_intervals` gives, in less time."""
+    labels, table = check(y_true, probabilities, classes)
+    members = group_numbers(groups, len(labels))
+    n_groups = int(members.max()) + 1
+    chunks = [weighted_confusion(labels, table, classes, weights) for weights in resample(members, n_groups, n, seed)]
+    return {
+        key: as_intervals([chunk[key] for chunk in chunks], few=n_groups < 2)
+        for key in ("accuracy", "balanced_accuracy")
+    }
+
+
 def mean_interval(
     values: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> tuple[float | None, list[float] | None]:
@@ -163,8 +182,7 @@ def weighted_scores(
     ``sample_weight``.
     """
     predicted, confidence = table.argmax(1), table.max(1)
-    truths, guesses = np.eye(len(classes))[labels], np.eye(len(classes))[predicted]
-    scores = confusion_scores(weights @ (truths * guesses), weights @ truths, weights @ guesses, classes)
+    scores = weighted_confusion(labels, table, classes, weights)
     total = weights.sum(1)
     bins = np.eye(ECE_BINS)[bin_numbers(confidence, ECE_BINS)]
     gaps = weights @ (bins * ((predicted == labels) - confidence)[:, None])
@@ -181,6 +199,14 @@ def weighted_scores(
     return scores
 
 
+def weighted_confusion(
+    labels: NDArray[np.int64], table: NDArray[np.float64], classes: Sequence[str], weights: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Return those scores of `weighted_scores` that depend only on the predicted classes."""
+    truths, guesses = np.eye(len(classes))[labels], np.eye(len(classes))[table.argmax(1)]
+    return confusion_scores(weights @ (truths * guesses), weights @ truths, weights @ guesses, classes)
+
+
 def ranking(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -191,13 +217,15 @@ def ranking(
     order = np.argsort(-score)
     # Samples with equal scores are summed first: their order is arbitrary and must have no effect.
     starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))
-    positive = np.add.reduceat(weights[:, order] * truth[order], starts, axis=1)
-    every = np.add.reduceat(weights[:, order], starts, axis=1)
+    every = np.take(weights, order, axis=1)
+    positive = every * truth[order]
+    if len(starts) < len(order):
+        every, positive = (np.add.reduceat(part, starts, axis=1) for part in (every, positive))
     negative = every - positive
     found, drawn = positive.cumsum(1), every.cumsum(1)
     n_positive, n_negative = found[:, -1], drawn[:, -1] - found[:, -1]
     pairs = (negative * (found - positive / 2)).sum(1)
-    precision = np.nan_to_num(ratio(found, drawn))
+    precision = np.divide(found, drawn, out=np.zeros_like(found), where=drawn > 0)
     return ratio(pairs, n_positive * n_negative), ratio((positive * precision).sum(1), n_positive)
 
 

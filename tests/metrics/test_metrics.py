@@ -331,8 +331,10 @@ def test_balanced_accuracies_are_those_of_the_whole_tree():
     for guess, (value, bounds) in zip(guesses, bootstrap.balanced_accuracies(y, guesses, patients), strict=True):
         table = np.eye(3)[guess]
         assert value == pytest.approx(sk.balanced_accuracy_score(y, guess))
-        expected = metrics.bootstrap_intervals(y, table, names(3), patients)["balanced_accuracy"]
-        np.testing.assert_allclose(bounds, expected)
+        whole = metrics.bootstrap_intervals(y, table, names(3), patients)
+        np.testing.assert_allclose(bounds, whole["balanced_accuracy"])
+        both = bootstrap.accuracy_intervals(y, table, names(3), patients)
+        assert both == {key: whole[key] for key in ("accuracy", "balanced_accuracy")}
     ((value, bounds),) = bootstrap.balanced_accuracies(y, y[None], patients)
     assert (value, bounds) == (1.0, bootstrap.exact_interval(1.0, 12))
 
