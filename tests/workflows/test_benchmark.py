@@ -24,7 +24,7 @@ from cvrnet.workflows.sweep import ABLATIONS, model_config, source_rows
 from tests.conftest import PLAIN, TINY
 from tests.support.figures import real_figures
 
-CONFIG = TrainConfig(**{**TINY, "model": "-", "encoders": (), "epochs": 1})
+CONFIG = TrainConfig(**{**TINY, "model": "-", "encoders": (), "img_size": 32, "epochs": 1})
 JOB = {"n_folds": 3, "test_source": "site-b", **PLAIN}
 MODELS = ["test_resnet", "cvrnet_tiny", "cvrnet_tiny:p3"]
 
@@ -172,7 +172,7 @@ def test_a_model_that_does_not_fit_is_named_before_anything_is_trained(phantoms,
         (["test_resnet", "nonsense"], "unknown model 'nonsense'"),
         (["cvrnet_tiny:p9"], "unknown ablation 'p9' of cvrnet_tiny; expected encoder1"),
         (["resnet18:p3"], "'resnet18' is not a CVR-Net of two encoders"),
-        (["inception_v3"], r"inception_v3 cannot take images of 64 pixels \(.*\); leave out inception_v3"),
+        (["inception_v3"], r"inception_v3 cannot take images of 32 pixels \(.*\); leave out inception_v3"),
     ]:
         with pytest.raises(UserError, match=message):
             benchmark(phantoms, tmp_path / "table", models, CONFIG, n_folds=3, **PLAIN)
@@ -187,7 +187,7 @@ def test_the_command(cli, table, phantoms):
         "--no-audit",
         "--no-maps",
         "--img-size",
-        64,
+        32,
         "--no-pretrained",
         "--epochs",
         1,
@@ -327,7 +327,7 @@ def test_a_source_that_cannot_be_left_out_is_named_and_the_others_go_on(phantoms
     records = [r for r in read_records(phantoms) if r.source == "site-b" or r.label != "CVP"]
     data = phantoms.parent / "one-class-from-one-site.csv"
     write_manifest(data, records)
-    model = ["--model", "test_resnet", "--img-size", 64, "--no-pretrained", "--epochs", 1, "--folds", 3]
+    model = ["--model", "test_resnet", "--img-size", 32, "--no-pretrained", "--epochs", 1, "--folds", 3]
     model += ["--no-audit", "--no-maps"]
     status, out, err = cli("crossval", data, "-o", tmp_path / "run", "--leave-one-source-out", *model)
     assert status == 0, err

@@ -25,7 +25,7 @@ from cvrnet.workflows.evaluate import predict_records
 from tests.conftest import PLAIN, TINY
 from tests.support.pairs import run_pair
 
-CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "epochs": 1})
+CONFIG = TrainConfig(**{**TINY, "encoders": ("test_resnet",), "img_size": 32, "epochs": 1})
 
 
 def rows(path):
@@ -261,7 +261,7 @@ def test_fold_sets_are_a_partition():
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
     """The same folds, every epoch scored once, one summary; also of a run that goes on."""
-    options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--folds", "3"]
+    options = ["--model", "cvrnet", "--encoders", "test_resnet", "--no-pretrained", "--img-size", "32", "--folds", "3"]
     command = ["crossval", phantoms, "-o", tmp_path / "run", *options, "--epochs", "1", "--no-audit"]
     first, again = (run_pair(tmp_path / "log", [*command, *more]) for more in ([], ["--resume"]))
     out, err = (a + b for a, b in zip(first, again, strict=True))
@@ -280,7 +280,7 @@ def test_two_processes_share_each_fold(crossval, phantoms, tmp_path):
 
 
 def test_the_command(cli, phantoms, tmp_path):
-    tiny = ["--encoders", "test_resnet", "--no-pretrained", "--img-size", "64", "--epochs", "1", "--lr", "1e-3"]
+    tiny = ["--encoders", "test_resnet", "--no-pretrained", "--img-size", "32", "--epochs", "1", "--lr", "1e-3"]
     tiny += ["--no-audit", "--no-maps"]
     status, out, err = cli("crossval", phantoms, "-o", tmp_path / "run", "--folds", 3, *tiny)
     assert status == 0

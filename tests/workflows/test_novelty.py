@@ -214,10 +214,10 @@ def test_a_model_without_the_part_predicts_as_before(run, phantoms, cli):
     assert "cannot detect images that are unlike its training images" in err
 
 
-def test_a_damaged_part_is_one_line(gated, tmp_path):
+def test_a_damaged_part_is_one_line(sided, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(gated, copy)
-    tensors = load_file(gated / NOVELTY)
+    shutil.copytree(sided, copy)
+    tensors = load_file(sided / NOVELTY)
     for changed in (
         {"mean": tensors["mean"][:-1]},
         {"noise": torch.tensor(-1.0)},

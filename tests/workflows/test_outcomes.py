@@ -19,8 +19,8 @@ from cvrnet.training import TrainConfig, recipe
 from cvrnet.workflows import calibrate, compare, cross_validate, evaluate, make_soup, train
 from tests.conftest import PLAIN, TINY
 
-MODEL = {name: TINY[name] for name in ("model", "encoders", "pretrained", "img_size")}
-SETTINGS: dict[str, Any] = {**MODEL, "freeze": "all", "outcome": "icu_day", "horizon": 10}
+MODEL = {name: TINY[name] for name in ("model", "pretrained", "img_size")}
+SETTINGS: dict[str, Any] = {**MODEL, "encoders": ("test_resnet",), "freeze": "all", "outcome": "icu_day", "horizon": 10}
 OF_PATIENTS = recipe("studies", **SETTINGS, unit="patient", epochs=6)
 OF_IMAGES = recipe("frozen", **SETTINGS, epochs=6, batch_size=8)
 COLUMNS = ["path", "patient_id", "view", "day", "icu_day", "went_icu"]
@@ -194,7 +194,7 @@ def test_bad_days_are_listed_and_the_rest_goes_on(ward: Path, tmp_path: Path, cl
 
 
 QUIET = ["--no-audit", "--no-maps"]
-ARGUMENTS = ["--model", "cvrnet", "--encoders", "test_resnet,test_efficientnet", "--no-pretrained", "--img-size", 64,
+ARGUMENTS = ["--model", "cvrnet", "--encoders", "test_efficientnet", "--no-pretrained", "--img-size", 32,
              "--unit", "patient", "--epochs", 1, *QUIET]  # fmt: skip
 
 
