@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from cvrnet.errors import UserError
 from cvrnet.metrics.calibration import ECE_BINS, bin_numbers, squared_errors
 from cvrnet.metrics.inputs import check
-from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
+from cvrnet.metrics.scores import confusion_scores, ranking, ratio, sample_log_loss
 
 CHUNK = 1_000_000  # weights in memory at once (8 MB, and a few copies)
 MIN_DEFINED = 0.9  # a score must be defined in at least this share of the resamples
@@ -205,28 +205,6 @@ def weighted_confusion(
     """Return those scores of `weighted_scores` that depend only on the predicted classes."""
     truths, guesses = np.eye(len(classes))[labels], np.eye(len(classes))[table.argmax(1)]
     return confusion_scores(weights @ (truths * guesses), weights @ truths, weights @ guesses, classes)
-
-
-def ranking(
-    truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return AUC and average precision for B sets of weights (B, N): two arrays (B,).
-
-    The AUC is the share of pairs of a positive and a negative image in the right order; ties count half.
-    """
-    order = np.argsort(-score)
-    # Samples with equal scores are summed first: their order is arbitrary and must have no effect.
-    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))
-    every = np.take(weights, order, axis=1)
-    positive = every * truth[order]
-    if len(starts) < len(order):
-        every, positive = (np.add.reduceat(part, starts, axis=1) for part in (every, positive))
-    negative = every - positive
-    found, drawn = positive.cumsum(1), every.cumsum(1)
-    n_positive, n_negative = found[:, -1], drawn[:, -1] - found[:, -1]
-    pairs = (negative * (found - positive / 2)).sum(1)
-    precision = np.divide(found, drawn, out=np.zeros_like(found), where=drawn > 0)
-    return ratio(pairs, n_positive * n_negative), ratio((positive * precision).sum(1), n_positive)
 
 
 def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Iterator[NDArray[np.float64]]:
