@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Leave the million objects of what was imported out of the garbage collector's rounds, which tracing sets off."""
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
+    gc.set_threshold(50_000, 10, 10)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -121,7 +121,7 @@ def test_a_damaged_training_state_is_named(content, tmp_path):
 @pytest.fixture(scope="module")
 def campaigns() -> list[dict[str, object]]:
     """What short campaigns in one process of its own count; it ends with status 1 if anything went wrong."""
-    fuzz = ["fuzz", "--images", "30", "--manifests", "2", "--model-files", "7", "--bombs", "4"]
+    fuzz = ["fuzz", "--images", "30", "--manifests", "2", "--model-files", "7", "--bombs", "2"]
     # Both moments of this seed are near the middle: a command that runs again may end in three quarters of the time.
     interrupts = ["interrupts", "--moments", "2", "--kills", "0", "--seed", "9", "--commands", "phantoms,train"]
     disks = ["disks", "--sizes", "3", "--commands", "train,predict"]
