@@ -29,9 +29,9 @@ class OperatingPoint:
     rule: str  #: ``sensitivity`` or ``specificity`` to reach a target; ``youden`` for the largest sum of both
     target: float | None  #: the sensitivity or specificity to reach; None for ``youden``
     threshold: float
-    true_positives: int  #: positive images of the class
+    true_positives: int  #: images of the class whose probability reaches the threshold
     positives: int  #: all images of the class
-    true_negatives: int  #: negative images of the other classes
+    true_negatives: int  #: images of the other classes whose probability is below the threshold
     negatives: int  #: all images of the other classes
 
     @property
@@ -41,12 +41,12 @@ class OperatingPoint:
 
     @property
     def sensitivity(self) -> float:
-        """Share of the class's validation images that are positive."""
+        """Share of the class's validation images whose probability reaches the threshold."""
         return self.true_positives / self.positives
 
     @property
     def specificity(self) -> float:
-        """Share of the other classes' validation images that are negative."""
+        """Share of the other classes' validation images whose probability is below the threshold."""
         return self.true_negatives / self.negatives
 
     @property
