@@ -140,7 +140,7 @@ def audit(
     Args:
         records: The labelled images.
         problems: One line for each image or row that cannot be used; the lines become one finding of the audit.
-        names: The names of the findings, if images may have several (see `read_audited`).
+        names: The names of the radiological findings, if images may have several (see `read_audited`).
         uncertain: What the value -1 of a finding counts as: ``ignore`` (not known), ``positive`` or ``negative``.
         course: The patients' events; with it, images from the day of the event or later are reported.
         seed: Equal seeds give equal findings.
@@ -234,8 +234,8 @@ def write_audit(
     """Write audit.html, findings.csv, one CSV for each table and, last, audit.json.
 
     The rows of all probes are in one CSV. The folder is made if missing. If the folder ``tables`` is given, all CSVs go
-    there, findings.csv included. ``title`` is the name of the data set, ``names`` are the names of the findings, as for
-    `audit`. The page shows thumbnails of the records.
+    there, findings.csv included. ``title`` is the name of the data set. ``names`` are the names of the radiological
+    findings, as for `audit`. The page shows thumbnails of the records.
     """
     folder = Path(folder)
     tables = Path(tables or folder)

@@ -78,7 +78,7 @@ class _Groups(NamedTuple):
 
 
 def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Return the rows of all probes, from the tables of all findings: a probe's row has the column ``target``."""
+    """Return the rows of all probes from the findings' tables; only the rows of probes have the column ``target``."""
     return [row for finding in findings for row in finding.figures.get("table", ()) if "target" in row]
 
 

@@ -188,7 +188,7 @@ def any_finding(single: Sequence[Record]) -> Finding:
 
 
 def odd_column_findings(records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
-    """Return a warning for each column with unusual cells that is probably meant as a finding.
+    """Return a warning for each column that is probably meant as a radiological finding, but has cells of other kinds.
 
     If the labels name the findings, no column is checked, and the list is empty.
     """

@@ -134,10 +134,10 @@ def leave_one_source_out(
 
     Returns:
         The content of summary.json: for each source, the scores in cross-validation and on the source, the drop in
-        accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. For
-        findings, there are no scores of the heads, and the drop is in the mean AUC over the findings that have an AUC
-        both in cross-validation and on the source; ``not_scored`` names the findings that either all or none of the
-        source's images have.
+        accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. If
+        images may have several findings, there are no scores of the heads, and the drop is in the mean AUC over the
+        findings that have an AUC both in cross-validation and on the source; ``not_scored`` names the findings that
+        either all or none of the source's images have.
 
     Raises:
         UserError: The data set has fewer than two sources.
