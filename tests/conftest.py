@@ -192,6 +192,21 @@ def _cheap_audits() -> Iterator[None]:
         yield
 
 
+FILMS_COUNT = {"test_phantoms", "test_studies"}
+"""Files whose tests look at how phantoms are drawn."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_films(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Elsewhere, each worker draws a phantom once."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in FILMS_COUNT:
+            from tests.support.phantoms import draw_once
+
+            draw_once(patch)
+        yield
+
+
 FORESTS_COUNT = {"test_audit", "test_several_findings"}
 """Files whose tests look at what an audit's forests find."""
 
