@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,19 +18,24 @@ MAX_PARAMETERS = "CVRNET_MAX_PARAMETERS"
 _PARAMETERS = 2_000_000_000
 _PARTS = 30_000  # modules, parameters and buffers together; no timm model has a quarter as many
 _CALLS = 200_000  # calls of PyTorch's functions; maxvit_xlarge takes 33,000; maxvit_tiny for 2048 x 2048 takes 184,000
-_INITIAL_VALUES = {
+INITIAL_VALUES = {
     *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
     *(Tensor.erfinv_, Tensor.clamp_),  # timm's trunc_normal_
     *(nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_),
 }
+"""Functions that fill a tensor: on the meta device, tensors hold no values, but the calls take long."""
 
 
 class TooLarge(ValueError):  # noqa: N818
     """A network has more parameters, modules or tensors than allowed, or its construction calls PyTorch too often."""
 
 
-class SkipInitialValues(TorchFunctionMode):
-    """Skips the calls that fill tensors on the meta device: such tensors hold no values, but the calls take long."""
+class SkipOnMeta(TorchFunctionMode):
+    """Skips calls of some functions for tensors on the meta device, and gives the tensor back."""
+
+    def __init__(self, functions: Collection[Callable[..., Any]]) -> None:
+        super().__init__()
+        self._functions = functions
 
     def __torch_function__(
         self,
@@ -40,14 +45,14 @@ class SkipInitialValues(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _INITIAL_VALUES:
+        if func in self._functions:
             tensor: Any = args[0] if args else kwargs["tensor"]
             if tensor.is_meta:
                 return tensor
         return func(*args, **kwargs)
 
 
-class _LimitedCalls(SkipInitialValues):
+class _LimitedCalls(SkipOnMeta):
     """Also counts the calls of PyTorch's functions, because some networks fill tables of positions value by value."""
 
     _left = _CALLS
@@ -87,7 +92,7 @@ def limited_size() -> Iterator[None]:
         torch_module.register_module_module_registration_hook(count),
     ]
     try:
-        with _LimitedCalls():
+        with _LimitedCalls(INITIAL_VALUES):
             yield
     finally:
         for hook in hooks:

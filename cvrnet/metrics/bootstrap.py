@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from cvrnet.errors import UserError
 from cvrnet.metrics.calibration import ECE_BINS, bin_numbers, squared_errors
 from cvrnet.metrics.inputs import check
-from cvrnet.metrics.scores import confusion_scores, ranking, ratio, sample_log_loss
+from cvrnet.metrics.scores import confusion_scores, ratio, sample_log_loss
 
 CHUNK = 1_000_000  # weights in memory at once (8 MB, and a few copies)
 MIN_DEFINED = 0.9  # a score must be defined in at least this share of the resamples
@@ -51,31 +51,21 @@ def bootstrap_intervals(
     if n < 1:
         raise UserError(f"{n} resamples: expected at least 1")
     members = group_numbers(groups, len(labels))
-    n_groups = int(members.max()) + 1
-    chunks = [weighted_scores(labels, table, classes, weights) for weights in resample(members, n_groups, n, seed)]
-    return {
-        **as_intervals(chunks, few=n_groups < 2),
-        "bootstrap": {"resamples": n, "groups": n_groups, "seed": seed, "level": 0.95},
-    }
+    intervals = _intervals(lambda weights: weighted_scores(labels, table, classes, weights), members, n, seed)
+    return {**intervals, "bootstrap": {"resamples": n, "groups": int(members.max()) + 1, "seed": seed, "level": 0.95}}
 
 
 def accuracy_intervals(
-    y_true: ArrayLike,
-    probabilities: ArrayLike,
-    classes: Sequence[str],
-    groups: Sequence[Hashable] | None = None,
-    n: int = 1000,
-    seed: int = 0,
+    y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], groups: Sequence[Hashable]
 ) -> dict[str, list[float] | None]:
     """Return the intervals of ``accuracy`` and ``balanced_accuracy`` that `bootstrap_intervals` gives, in less time."""
     labels, table = check(y_true, probabilities, classes)
-    members = group_numbers(groups, len(labels))
-    n_groups = int(members.max()) + 1
-    chunks = [weighted_confusion(labels, table, classes, weights) for weights in resample(members, n_groups, n, seed)]
-    return {
-        key: as_intervals([chunk[key] for chunk in chunks], few=n_groups < 2)
-        for key in ("accuracy", "balanced_accuracy")
-    }
+
+    def score(weights: NDArray[np.float64]) -> dict[str, Any]:
+        scores = weighted_confusion(labels, table, classes, weights)
+        return {key: scores[key] for key in ("accuracy", "balanced_accuracy")}
+
+    return _intervals(score, group_numbers(groups, len(labels)), n=1000, seed=0)
 
 
 def mean_interval(
@@ -93,9 +83,7 @@ def mean_interval(
     table = table[there]
     kept = None if groups is None else [group for group, keep in zip(groups, there, strict=True) if keep]
     members = group_numbers(kept, len(table))
-    n_groups = int(members.max()) + 1
-    means = [weights @ table / weights.sum(1) for weights in resample(members, n_groups, n, seed)]
-    return float(table.mean()), as_intervals(means, few=n_groups < 2)
+    return float(table.mean()), _intervals(lambda weights: weights @ table / weights.sum(1), members, n, seed)
 
 
 def share_interval(
@@ -126,12 +114,10 @@ def auc_interval(
     """
     positive, table = np.asarray(truth, bool), np.asarray(scores, np.float64)
     members = group_numbers(groups, len(table))
-    n_groups = int(members.max()) + 1
     auc = ranking(positive, table, np.ones((1, len(table))))[0][0]
     if np.isnan(auc):
         return None, None
-    chunks = [ranking(positive, table, weights)[0] for weights in resample(members, n_groups, n, seed)]
-    return float(auc), as_intervals(chunks, few=n_groups < 2)
+    return float(auc), _intervals(lambda weights: ranking(positive, table, weights)[0], members, n, seed)
 
 
 def balanced_accuracies(
@@ -207,6 +193,26 @@ def weighted_confusion(
     return confusion_scores(weights @ (truths * guesses), weights @ truths, weights @ guesses, classes)
 
 
+def ranking(
+    truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return AUC and average precision for B sets of weights (B, N): two arrays (B,).
+
+    The AUC is the share of pairs of a positive and a negative image in the right order; ties count half.
+    """
+    order = np.argsort(-score)
+    # Samples with equal scores are summed first: their order is arbitrary and must have no effect.
+    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))
+    positive = np.add.reduceat(weights[:, order] * truth[order], starts, axis=1)
+    every = np.add.reduceat(weights[:, order], starts, axis=1)
+    negative = every - positive
+    found, drawn = positive.cumsum(1), every.cumsum(1)
+    n_positive, n_negative = found[:, -1], drawn[:, -1] - found[:, -1]
+    pairs = (negative * (found - positive / 2)).sum(1)
+    precision = np.nan_to_num(ratio(found, drawn))
+    return ratio(pairs, n_positive * n_negative), ratio((positive * precision).sum(1), n_positive)
+
+
 def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Yield how often each image is drawn in each resample, in chunks of shape (b, N), to limit the memory."""
     rng = np.random.default_rng(seed)
@@ -228,6 +234,12 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
     alone = ((index,) for index in range(n_samples))  # a key that no patient id equals
     keys = [group if group not in ("", None) else key for group, key in zip(groups, alone, strict=True)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def _intervals(score: Callable[[NDArray[np.float64]], Any], members: NDArray[np.intp], n: int, seed: int) -> Any:
+    """Return the intervals of what ``score`` gives for the weights of resamples; see `resample` and `as_intervals`."""
+    n_groups = int(members.max()) + 1
+    return as_intervals([score(weights) for weights in resample(members, n_groups, n, seed)], few=n_groups < 2)
 
 
 def as_intervals(parts: Sequence[Any], few: bool) -> Any:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import metrics as sk
 
-from cvrnet.metrics.bootstrap import as_intervals, group_numbers, resample
+from cvrnet.metrics.bootstrap import as_intervals, group_numbers, ranking, resample
 from cvrnet.metrics.calibration import ECE_BINS, bin_numbers
-from cvrnet.metrics.scores import json_tree, ranking, ratio
+from cvrnet.metrics.scores import json_tree, ratio
 
 Table = NDArray[np.float64]
 SCORES = ("roc_auc", "average_precision", "brier_score", "expected_calibration_error")
@@ -28,8 +29,7 @@ def finding_rankings(truth: Table, probabilities: Table) -> Table:
     for values, p in zip(truth.T, probabilities.T, strict=True):
         known = ~np.isnan(values)
         if {0.0, 1.0} <= {*values[known].tolist()}:
-            roc_auc, _ = ranking(values[known] == 1, p[known], np.ones((1, known.sum())))
-            found.append(roc_auc[0])
+            found.append(sk.roc_auc_score(values[known], p[known]))
     return np.array(found)
 
 

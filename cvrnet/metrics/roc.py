@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cvrnet.metrics.inputs import check
-from cvrnet.metrics.scores import ranking
 
 ABOVE_ALL = float(np.nextafter(1.0, 2.0))  # a threshold that no probability reaches
 
@@ -77,7 +76,7 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
                 "recall": recall,
                 "precision": precision,
                 "threshold": np.append(threshold, ABOVE_ALL),
-                "average_precision": float(ranking(truth, table[:, k], np.ones((1, len(labels))))[1][0]),
+                "average_precision": float(sk.average_precision_score(truth, table[:, k])),
                 "prevalence": float(truth.mean()),
             }
     curves = [curve for curve in per_class.values() if curve is not None]

@@ -41,13 +41,17 @@ def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: 
     Raises:
         UserError: The shapes, labels or probabilities cannot be scored.
     """
+    from sklearn import metrics as sk  # here, because predictions need no scikit-learn
+
     labels, table = check(y_true, probabilities, classes)
     matrix = confusion_matrix(labels, table)
     scores = json_tree(confusion_scores(matrix.diagonal(), matrix.sum(1), matrix.sum(0), classes))
     for k, name in enumerate(classes):
-        roc_auc, average_precision = ranking(labels == k, table[:, k], np.ones((1, len(labels))))
-        areas = json_tree({"roc_auc": roc_auc[0], "average_precision": average_precision[0]})
-        scores["per_class"][name] = {"support": int((labels == k).sum()), **scores["per_class"][name], **areas}
+        truth, support = labels == k, int((labels == k).sum())
+        entry = scores["per_class"][name]
+        entry["roc_auc"] = float(sk.roc_auc_score(truth, table[:, k])) if 0 < support < len(labels) else None
+        entry["average_precision"] = float(sk.average_precision_score(truth, table[:, k])) if support else None
+        scores["per_class"][name] = {"support": support, **entry}
     for key in ("roc_auc", "average_precision"):
         defined = [entry[key] for entry in scores["per_class"].values() if entry[key] is not None]
         scores["macro"][key] = float(np.mean(defined)) if defined else None
@@ -109,29 +113,6 @@ def confusion_scores(
         "macro": macro,
         "per_class": {name: {key: rate[..., k] for key, rate in rates.items()} for k, name in enumerate(classes)},
     }
-
-
-def ranking(
-    truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return AUC and average precision for B sets of weights (B, N): two arrays (B,), NaN where undefined.
-
-    The AUC is the share of pairs of a positive and a negative image in the right order; ties count half. The average
-    precision is as in scikit-learn. `classification_scores` and the bootstrap both use this function.
-    """
-    order = np.argsort(-score)
-    # Samples with equal scores are summed first: their order is arbitrary and must have no effect.
-    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))
-    every = np.take(weights, order, axis=1)
-    positive = every * truth[order]
-    if len(starts) < len(order):
-        every, positive = (np.add.reduceat(part, starts, axis=1) for part in (every, positive))
-    negative = every - positive
-    found, drawn = positive.cumsum(1), every.cumsum(1)
-    n_positive, n_negative = found[:, -1], drawn[:, -1] - found[:, -1]
-    pairs = (negative * (found - positive / 2)).sum(1)
-    precision = np.divide(found, drawn, out=np.zeros_like(found), where=drawn > 0)
-    return ratio(pairs, n_positive * n_negative), ratio((positive * precision).sum(1), n_positive)
 
 
 def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:

@@ -38,8 +38,7 @@ class Processes:
         self.count: int = self._state.num_processes
         self.index: int = self._state.process_index
         self.is_main: bool = self._state.is_main_process  #: number 0, which writes files and reports progress
-        own = self._state.device if self.count > 1 else None
-        self.device: torch.device = own or chosen
+        self.device: torch.device = self._state.device if self.count > 1 else chosen  # pyrefly: ignore[bad-assignment]
         self.precision = select_precision(amp, self.device)
 
     def wait(self) -> None:

@@ -236,7 +236,7 @@ def audited(tmp_path_factory) -> tuple[list[Record], list[Finding]]:
     records, *_ = read_audited(write_phantoms(tmp_path_factory.mktemp("data") / "p", 100, size=64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cvrnet.audit.probes.PERMUTATIONS", 1)  # no test looks at the chance level
-        return records, audit(records, features=False)  # what needs features is never severe
+        return records, audit(records)
 
 
 def test_phantoms_without_shortcut_are_clean(audited):
