@@ -79,11 +79,11 @@ def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
 
 @contextmanager
 def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -> Iterator[Path]:
-    """Give the path of a new hidden folder; if the block succeeds, the new folder replaces `folder`.
+    """Context manager: write a new folder aside; if the ``with`` block succeeds, the new folder replaces `folder`.
 
-    The block makes the new folder, unless an earlier call has kept one. `folder` may hold an earlier result. If the
-    block fails, `folder` stays as it was, and the new folder is removed. If ``keep(new folder)`` returns True, the new
-    folder is kept instead: a later call can then continue it.
+    ``as`` gives the path of the new folder, which is hidden. The block makes this folder, unless it exists already
+    (see ``keep``). `folder` may hold an earlier result. If the block fails, `folder` stays as it was, and the new
+    folder is removed; but if ``keep(new folder)`` returns True, the new folder stays, and a later call continues it.
     """
     new = new_folder(folder)
     try:

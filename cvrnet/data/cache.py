@@ -84,7 +84,7 @@ class ImageCache:
 
     @property
     def version_of(self) -> Callable[[str | Path], str] | None:
-        """The argument ``version_of`` of `ArrayFiles` if images are masked or cropped to the lungs; otherwise None."""
+        """A function of an image's path whose result changes with the lung mask; None if no mask is used."""
         return self.lungs.key if self.lungs else None
 
     def has(self, path: str | Path) -> bool:

@@ -55,7 +55,7 @@ class Answer:
 
 
 class Answering:
-    """Computes the answers for images, one by one or as a table.
+    """Computes the `Answer` for an image: prediction, maps and decisions. Or a table of many images.
 
     The constructor computes the maps of an example image, to find out whether the model has maps. `parts` are the names
     of the parts with maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` are the number of

@@ -45,11 +45,11 @@ def draw_images(
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Draw where a model looked in each image, and yield the image's row of a table.
 
-    For each image, an overlay of the image's size is drawn for each part in ``overlays``, and one figure of the parts
-    in ``panels``. The drawings are files in the folder ``output``. Their names start with the image's path, without
-    suffix, relative to the folder that all images share. If two images differ only in the suffix, the names have the
-    suffix, too. With ``raw``, each overlay's map is also written as .npy: float32 (H, W) in 0..1. The other arguments
-    are those of `explain` and `draw_overlay`.
+    For each image, an overlay of the image's size is drawn for each part of the network in ``overlays``, and one
+    figure of the parts in ``panels``. The drawings are files in the folder ``output``. Their names start with the
+    image's path, without suffix, relative to the folder that all images share. If two images differ only in the
+    suffix, the names have the suffix, too. With ``raw``, each overlay's map is also written as .npy: float32 (H, W)
+    in 0..1. The other arguments are those of `explain` and `draw_overlay`.
 
     Yields:
         For each image, its row and a list of problems. The row has ``path, prediction, class, probability``, and the

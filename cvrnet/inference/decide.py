@@ -19,7 +19,7 @@ from cvrnet.metrics.operating_points import OperatingPoint, positives, select_op
 
 @dataclass(frozen=True)
 class Decide:
-    """The decisions that the user wants for each image; by default, no decision.
+    """What the user wants decided for each image: positive or not, possible classes, abstention. By default, nothing.
 
     Raises:
         UserError: The model cannot make a wanted decision, or the value of ``coverage`` or ``abstain`` is not valid.

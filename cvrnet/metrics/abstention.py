@@ -71,7 +71,7 @@ class Abstention:
                 and all(type(limit) in (int, float) and 0 <= limit < 100 for limit in found.limits)
             )
         except TypeError as error:
-            raise ValueError("its abstention has an unexpected form") from error
+            raise ValueError("its abstention has an unexpected form; expected score, images and limits") from error
         if not possible:
             raise ValueError("its abstention has impossible values")
         return found

@@ -69,7 +69,9 @@ class PredictionSets:
                 and all(type(p) in (int, float) and 0 <= p <= 1 for column in columns for p in column)
             )
         except (TypeError, AttributeError) as error:
-            raise ValueError("its prediction sets have an unexpected form") from error
+            raise ValueError(
+                "its prediction sets have an unexpected form; expected patients, least and by_class"
+            ) from error
         if not possible:
             raise ValueError("its prediction sets have impossible values")
         return sets

@@ -41,7 +41,7 @@ class Recalibration:
         scale: Any = values.get("scale")
         bias: Any = values.get("bias")
         if {*values} != {"scale", "bias"} or not isinstance(bias, list | tuple) or len(bias) != len(classes):
-            raise ValueError("its calibration has an unexpected form")
+            raise ValueError("its calibration has an unexpected form; expected scale, and a bias for each class")
         if not all(type(v) in (int, float) and abs(v) <= MAX_BIAS for v in (scale, *bias)) or not scale > 0:
             raise ValueError("its calibration has impossible numbers")
         return cls(float(scale), tuple(map(float, bias)))

@@ -81,8 +81,8 @@ def calibrate(
     (`cvrnet.metrics.recalibration`), and chooses new thresholds, prediction sets and limits of uncertainty
     (`cvrnet.metrics.abstention`). The scores before and after are cross-validated by patient. With ``unlabelled``
     images, this estimates the share of each class and corrects the probabilities for the shares (`fit_prior`); the
-    result has no thresholds, because thresholds need labels. In both cases, the result marks images that are less like
-    the training images than 95 % of the images in ``data`` (`cvrnet.heads.novelty`).
+    result has no thresholds, because thresholds need labels. In both cases, the result marks an image if it differs
+    from the training images more than 95 % of the images in ``data`` do (`cvrnet.heads.novelty`).
 
     ``model`` is as in `cvrnet.workflows.evaluate`, but not an ONNX file. The weights do not change: the calibration is
     in config.json, and `Predictor` applies it to the probabilities averaged over heads and folds. So the folds of a run
