@@ -91,7 +91,9 @@ def test_they_read_deep_grey_as_they_did(old, data, tmp_path):
     values[3, 3] = 65535
     Image.fromarray(values).save(tmp_path / "deep.png")
     Image.fromarray((values >> 8).astype(np.uint8)).save(tmp_path / "as-then.png")
-    deep, then = Predictor.from_pretrained(old, dtype="fp32")([tmp_path / "deep.png", tmp_path / "as-then.png"])
+    # One by one: some processors round the images of a batch differently.
+    predictor = Predictor.from_pretrained(old, dtype="fp32")
+    (deep,), (then,) = predictor([tmp_path / "deep.png"]), predictor([tmp_path / "as-then.png"])
     np.testing.assert_array_equal(deep.probabilities, then.probabilities)
 
 
