@@ -31,19 +31,19 @@ expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def context() -> Iterator[Any]:
-    """The browser's profile for all pages, so that the page's programs are loaded once."""
+def window() -> Iterator[Any]:
+    """One window for all visits, so that the page's programs are loaded and compiled once."""
     chromium = next(filter(None, map(shutil.which, NAMES)), None)
     if chromium is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)}")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=[*OPTIONS.split(), "--no-first-run"])
-        yield browser.new_context()
+        yield browser.new_page()
         browser.close()
 
 
 @pytest.fixture(scope="module")
-def address(context: Any, predictor: Predictor) -> Iterator[str]:
+def address(window: Any, predictor: Predictor) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -52,10 +52,9 @@ def address(context: Any, predictor: Predictor) -> Iterator[str]:
 
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def visit(request: pytest.FixtureRequest, context: Any, address: str) -> Iterator[Any]:
-    """The page, loaded; at its end it must have asked nobody else, complained of nothing, and fit the window."""
-    width, height = request.param
-    page = context.new_page()
+def visit(request: pytest.FixtureRequest, window: Any, address: str) -> Iterator[Any]:
+    """The page, loaded anew; at its end it must have asked nobody else, complained of nothing, and fit the window."""
+    (width, height), page = request.param, window
     page.set_viewport_size({"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     elsewhere: list[str] = []
@@ -70,7 +69,7 @@ def visit(request: pytest.FixtureRequest, context: Any, address: str) -> Iterato
     yield page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert (elsewhere, complaints) == ([], [])
-    page.close()
+    page.goto("about:blank")  # what a page says while it is left is not the next visit's
 
 
 def send(page: Any, *paths: Path, tab: str = FILE) -> None:
