@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cvrnet.data import Record
 from cvrnet.data.findings import Truth, known_findings
-from cvrnet.metrics import classification_scores
 from cvrnet.metrics.findings import finding_rankings
+from cvrnet.metrics.inputs import check
+from cvrnet.metrics.scores import confusion_matrix, confusion_scores, sample_log_loss
 from cvrnet.training.config import TrainConfig
 
 
@@ -72,11 +73,13 @@ class OneClass:
 
     def scores(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
         """See `Objective`."""
-        found = classification_scores(self.validation, probabilities, self.classes)
+        labels, table = check(self.validation, probabilities, self.classes)
+        matrix = confusion_matrix(labels, table)
+        found = confusion_scores(matrix.diagonal(), matrix.sum(1), matrix.sum(0), self.classes)
         return {
-            "val_loss": found["log_loss"],
-            "val_accuracy": found["accuracy"],
-            "val_f1_macro": found["macro"]["f1"],
+            "val_loss": float(sample_log_loss(labels, table).mean()),
+            "val_accuracy": float(found["accuracy"]),
+            "val_f1_macro": float(found["macro"]["f1"]),
         }
 
 

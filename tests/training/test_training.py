@@ -317,7 +317,7 @@ def check_best_epoch(run: Path) -> None:
 @pytest.mark.parametrize("config", [LIGHT, MODERN], ids=["paper", "modern"])
 def test_an_interrupted_training_ends_the_same(phantoms, tmp_path, config):
     """Stopped in the middle of an epoch, then resumed: the same weights, bit for bit, and the same history."""
-    config = replace(config, epochs=3)
+    config = replace(config, epochs=3, img_size=32)
     train(phantoms, tmp_path / "whole", config, **PLAIN)
     check_best_epoch(tmp_path / "whole")
 
@@ -480,7 +480,7 @@ def test_a_diverging_training_says_so(phantoms, tmp_path):
 
 def test_training_stops_when_nothing_improves(phantoms, tmp_path):
     # This seed improves again after epochs without improvement.
-    config = replace(LIGHT, seed=2, epochs=40, patience=2, lr_patience=1, lr_factor=0.5, lr=3e-3)
+    config = replace(LIGHT, seed=0, epochs=40, img_size=32, patience=2, lr_patience=1, lr_factor=0.5, lr=3e-3)
     train(phantoms, tmp_path, config, **PLAIN)
     history = rows(tmp_path / "history.csv")
     best = max(int(row["epoch"]) for row in history if row["best"] == "1")

@@ -30,9 +30,8 @@ def gated(tmp_path_factory):
     """A run on 150 phantoms, whose validation set has enough images."""
     folder = tmp_path_factory.mktemp("gated")
     data = write_phantoms(folder / "data", 150, size=64, seed=3)
-    config = recipe(
-        "paper", model="cvrnet_tiny", epochs=1, pretrained=False, img_size=64, val_fraction=0.3, device="cpu"
-    )
+    settings = {"pretrained": False, "img_size": 64, "val_fraction": 0.3, "device": "cpu"}
+    config = recipe("paper", encoders=("test_efficientnet",), epochs=1, **settings)
     train(data, folder / "run", config, test_source="site-b", audit=False, maps=False)
     return folder / "run"
 
