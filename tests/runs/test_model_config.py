@@ -138,7 +138,7 @@ def test_what_is_no_json_of_a_model_is_refused(folder, text, told):
 
 
 def test_every_door_refuses_it(folder, phantoms, cli, tmp_path):
-    rewrite(folder, other("vit_base_patch16_224", depth=65536))
+    rewrite(folder, argument(hidden_sizes=[65536, 65536]))
     told = "the network has more than 2,000,000,000 parameters; set CVRNET_MAX_PARAMETERS to allow more"
     config = TrainConfig(model=f"local-dir:{folder}", img_size=64, pretrained=False)
     assert told in refusal(folder, Predictor.from_pretrained)
