@@ -36,12 +36,14 @@ def score_classes(predictions: PredictionTable) -> dict[str, Any]:
     """
     p = predictions
     scores = classification_scores(p.labels, p.probabilities, p.classes)
+    of_all = dict(scores)
     scores["patients"] = len(set(p.groups))
     scores["intervals"] = intervals(p, scores)
     scores["per_source"] = {}
-    for source in sorted(set(p.sources)):
+    sources = sorted(set(p.sources))
+    for source in sources:
         part = p.of_source(source)
-        own = classification_scores(part.labels, part.probabilities, p.classes)
+        own = of_all if len(sources) == 1 else classification_scores(part.labels, part.probabilities, p.classes)
         own["patients"] = len(set(part.groups))
         own["intervals"] = accuracy_intervals(part.labels, part.probabilities, p.classes, part.groups)
         scores["per_source"][source] = own

@@ -201,8 +201,8 @@ def _cheap_films(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-FORESTS_COUNT = {"test_audit"}
-"""Files whose tests look at what an audit's forests find, and at the scores on permuted labels."""
+FORESTS_COUNT = {"test_audit", "test_several_findings"}
+"""Files whose tests look at what an audit's forests find."""
 
 
 @pytest.fixture(autouse=True, scope="module")

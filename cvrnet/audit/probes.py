@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import solve
 from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cvrnet.audit.findings import Estimate, Finding, flat_row
 from cvrnet.audit.measurements import ImageFacts, Measurements
@@ -110,7 +112,7 @@ def _probe(measured: Measurements, name: str, groups: _Groups, seed: int) -> Pro
     for _ in range(PERMUTATIONS if values.shape[1] else 0):
         permuted = _permute(y, patients, rng)
         table = _out_of_fold(name, values, permuted, len(classes), splits, seed)
-        chance += [roc_auc_score(permuted == k, table[:, k]) for k in range(len(classes))]
+        chance.append(np.mean([roc_auc_score(permuted == k, table[:, k]) for k in range(len(classes))]))
     best = max(classes, key=lambda c: scores["per_class"][c]["roc_auc"])
     return Probe(
         name,
@@ -151,6 +153,14 @@ def _select(measured: Measurements, targets: np.ndarray, seed: int) -> _Groups:
     return _Groups(rows, patients, [str(c) for c in enough], y, splits)
 
 
+def _model(name: str, n: int, seed: int) -> Any:
+    """Return an untrained model; penalty and leaf size grow with the n training images, to prevent overfitting."""
+    if name in _TABULAR:
+        leaf, balance = max(3, n // 200), "balanced_subsample"
+        return RandomForestClassifier(TREES, min_samples_leaf=leaf, class_weight=balance, random_state=seed)
+    return make_pipeline(StandardScaler(), RidgeClassifier(alpha=n / 2, class_weight="balanced"))
+
+
 def _out_of_fold(
     name: str, values: np.ndarray, y: np.ndarray, n_classes: int, splits: list[Any], seed: int
 ) -> np.ndarray:
@@ -159,47 +169,18 @@ def _out_of_fold(
     if not values.shape[1]:  # no feature differs between images, so every class is equally likely
         return table
     for train, test in splits:
-        seen, classes = np.unique(y[train], return_inverse=True)
+        seen = np.unique(y[train])
         if len(seen) < 2:
             continue
-        predict = _forest if name in _TABULAR else _ridge
+        model = _model(name, len(train), seed).fit(values[train], y[train])
         table[test] = 0
-        table[np.ix_(test, seen)] = predict(values[train], classes, values[test], seed)
+        if name in _TABULAR:
+            table[np.ix_(test, seen)] = model.predict_proba(values[test])
+        else:
+            margin = model.decision_function(values[test])
+            margin = np.stack([-margin, margin], axis=1) if margin.ndim == 1 else margin
+            table[np.ix_(test, seen)] = softmax(margin, axis=1)
     return table
-
-
-# For both models, penalty and leaf size grow with the number of training images, to prevent overfitting.
-
-
-def _forest(x: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
-    leaf, balance = max(3, len(x) // 200), "balanced_subsample"
-    forest = RandomForestClassifier(TREES, min_samples_leaf=leaf, class_weight=balance, random_state=seed)
-    return np.asarray(forest.fit(x, y).predict_proba(new))
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray, _seed: int = 0) -> np.ndarray:
-    return softmax(ridge_margins(x, y, new, penalty=len(x) / 2), axis=1)
-
-
-def ridge_margins(x: np.ndarray, y: np.ndarray, new: np.ndarray, penalty: float) -> np.ndarray:
-    """Learn each class against the others by ridge regression; return the margins of new images, (n_new, C).
-
-    The features x, (n, d), are standardised, and classes have equal weight in total. y (n,) are the indices of the C
-    classes. This is scikit-learn's `RidgeClassifier`, whose checks take most of the time on a small data set.
-    """
-    numbers = np.bincount(y)
-    root = np.sqrt(len(y) / (len(numbers) * numbers))[y, None].astype(x.dtype)  # of the images' weights
-    target = np.where(y[:, None] == np.arange(len(numbers)), 1, -1).astype(x.dtype)
-    mean, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    scale[scale == 0] = 1
-    x, new = (((part - mean) / scale).astype(x.dtype) for part in (x, new))
-    middle, level = (np.average(part, 0, root[:, 0] ** 2).astype(x.dtype) for part in (x, target))
-    a, b = root * (x - middle), root * (target - level)
-    if x.shape[1] > len(x):
-        coefficients = a.T @ solve(a @ a.T + penalty * np.eye(len(x), dtype=x.dtype), b, assume_a="pos")
-    else:
-        coefficients = solve(a.T @ a + penalty * np.eye(x.shape[1], dtype=x.dtype), a.T @ b, assume_a="pos")
-    return (new - middle) @ coefficients + level
 
 
 def _permute(y: np.ndarray, patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:

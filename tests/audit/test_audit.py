@@ -13,16 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats.contingency import association
-from sklearn.linear_model import RidgeClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from cvrnet.audit import Finding, audit, read_audited, write_audit
 from cvrnet.audit.duplicates import duplicate_findings, exact_copies, near_copies
 from cvrnet.audit.local_features import VARIANTS, describe
 from cvrnet.audit.measurements import ImageFacts, Measurements, measure, size_vector
 from cvrnet.audit.metadata_findings import cramers_v, patient_findings, source_findings
-from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, probe, ridge_margins
+from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, probe
 from cvrnet.audit.shortcuts import MARGIN, SEVERE_AUC, best_rule, label_finding
 from cvrnet.data import Record, read_records, write_phantoms
 
@@ -222,20 +219,6 @@ def test_a_probe_finds_what_is_tied_to_the_label(name):
     assert found.auc_permuted == pytest.approx(0.5, abs=0.15)
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize(("n", "d"), [(80, 30), (60, 200)])
-def test_ridge_regression_is_scikit_learns(n, d, classes):
-    rng = np.random.default_rng(0)
-    y = rng.integers(classes, size=n)
-    x, new = (rng.integers(256, size=(number, d)).astype(np.float32) for number in (n, 20))
-    x[:, 0] += 40 * y
-    x[:, 1] = 7  # does not differ in these images
-    theirs = make_pipeline(StandardScaler(), RidgeClassifier(alpha=n / 2, class_weight="balanced")).fit(x, y)
-    margins = theirs.decision_function(new)
-    margins = np.stack([-margins, margins], 1) if classes == 2 else margins
-    np.testing.assert_allclose(ridge_margins(x, y, new, n / 2), margins, atol=1e-5)
-
-
 def test_too_few_patients_are_not_probed():
     data = invented(2 * MIN_PATIENTS - 2, tie=True)
     assert probe(data, "border", [r.label for r in data.records]) is None
@@ -253,7 +236,7 @@ def audited(tmp_path_factory) -> tuple[list[Record], list[Finding]]:
     records, *_ = read_audited(write_phantoms(tmp_path_factory.mktemp("data") / "p", 100, size=64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cvrnet.audit.probes.PERMUTATIONS", 1)  # no test looks at the chance level
-        return records, audit(records, features=False)
+        return records, audit(records)
 
 
 def test_phantoms_without_shortcut_are_clean(audited):

@@ -371,7 +371,7 @@ def test_a_trained_network_points_at_the_lesion(tmp_path):
     records = [r for r in read_records(write_phantoms(tmp_path / "p", 300, seed=3, size=64)) if r.label in labels]
     torch.manual_seed(0)
     grey = {"in_chans": 1, "mean": (0.5,), "std": (0.25,)}
-    model = timm.create_model("cvrnet", encoders=["plain_for_test"], num_classes=2, hidden_sizes=(64, 32), **grey)
+    model = timm.create_model("cvrnet", encoders=["plain_for_test"] * 2, num_classes=2, hidden_sizes=(64, 32), **grey)
     model.pretrained_cfg |= {"input_size": (1, 64, 64), "interpolation": "bilinear", "label_names": labels}
     model.pretrained_cfg |= {"mean": (0.5,), "std": (0.25,)}
     steps = Preprocessing.from_model(model)

@@ -52,7 +52,7 @@ def test_runs(home: Path, cli: Any) -> None:
     assert "<td>chest</td>" in report
     assert "Where the network looked" in report
     images = sorted((home / "chest" / "images").rglob("*.png"))
-    status, _, err = cli("evaluate", run, data, "-o", home / "evaluated", "--no-audit")
+    status, _, err = cli("evaluate", run, data, "-o", home / "evaluated")
     assert status == 0, err
     images[0].write_bytes(b"no image")
     images[1].unlink()
