@@ -16,10 +16,12 @@ from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import OperatingPoint, choose_operating_points
+from cvrnet.runs.checkpoint import save_checkpoint
 from cvrnet.runs.decisions import load_decisions, save_decisions
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.workflows import evaluate, train
 from tests.conftest import PLAIN, TINY
+from tests.support.folds import CLASSES, small_fold
 
 
 def rows_of(path):
@@ -190,7 +192,9 @@ def test_onnx_carries_them(run, tmp_path):
     onnx = pytest.importorskip("onnx")
     from cvrnet.onnx import export_onnx
 
-    export_onnx(run, tmp_path / "model.onnx")
+    save_checkpoint(small_fold(1), tmp_path / "small", CLASSES)
+    save_decisions(tmp_path / "small", load_decisions([run]))
+    export_onnx(tmp_path / "small", tmp_path / "model.onnx")
     loaded = Predictor.from_pretrained(tmp_path / "model.onnx")
     assert loaded.decisions == load_decisions([run])
     proto = onnx.load(tmp_path / "model.onnx")
