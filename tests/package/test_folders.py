@@ -70,17 +70,41 @@ def stop_everywhere(parent, old, full):
     assert len(statuses) > 15
 
 
+def stop_files_everywhere(parent):
+    """After a kill between two renames, each file is the old or the new one, and the same job replaces all."""
+
+    def job(folder):
+        earlier = (folder / "a.txt").exists()
+        with files_aside(folder, lambda name: earlier, "a.txt") as aside:
+            write(aside, NEW)
+
+    statuses = []
+    while not statuses or statuses[-1] != FINISHED:
+        folder = parent / str(len(statuses))
+        write(folder, {"a.txt": "old", "mine.txt": "mine"} if len(statuses) % 2 else {"mine.txt": "mine"})
+        statuses.append(stop_at(len(statuses), lambda folder=folder: job(folder)))
+        assert {contents(folder).get(name, "old") for name in NEW} <= {"old", "new"}
+        job(folder)
+        assert {k: v for k, v in contents(folder).items() if not k.startswith(".saving-")} == {
+            "mine.txt": "mine",
+            **NEW,
+        }
+    assert len(statuses) > 10
+
+
 @posix
-def test_at_every_point_of_interruption_the_old_or_the_new_folder_is_whole(tmp_path):
+def test_at_every_point_of_interruption_each_folder_or_file_is_the_old_or_the_new_one(tmp_path):
     """In a new process: forks of a test process, which holds many libraries and threads, have ended with it."""
     code = """
         import sys
         from pathlib import Path
-        from tests.package.test_folders import OLD, stop_everywhere
+        from tests.package.test_folders import OLD, stop_everywhere, stop_files_everywhere
         cases = (("killed", OLD, False), ("full disk", OLD, True), ("killed, nothing was there", {}, False))
         for name, old, full in cases:
             stop_everywhere(Path(sys.argv[1]) / name, old, full)
             print(name)
+        stop_files_everywhere(Path(sys.argv[1]) / "files")
+        print("files")
     """
     root = Path(__file__).parents[2]
     done = subprocess.run(
@@ -88,7 +112,7 @@ def test_at_every_point_of_interruption_the_old_or_the_new_folder_is_whole(tmp_p
     )
     assert (done.returncode, done.stdout.splitlines()) == (
         0,
-        ["killed", "full disk", "killed, nothing was there"],
+        ["killed", "full disk", "killed, nothing was there", "files"],
     ), done.stderr
 
 
@@ -210,26 +234,3 @@ def test_files_beside_others_replace_only_an_earlier_result(tmp_path):
     add(lambda name: name == "a.txt")
     assert contents(tmp_path / "out") == {"mine.txt": "mine", **NEW}
     assert hidden(tmp_path / "out") == hidden(tmp_path) == []
-
-
-@posix
-def test_files_of_an_interrupted_job_are_replaced_by_the_same_job(tmp_path):
-    """After a kill between two renames, each file is the old or the new one, and the first one is there."""
-
-    def job(folder):
-        earlier = (folder / "a.txt").exists()
-        with files_aside(folder, lambda name: earlier, "a.txt") as aside:
-            write(aside, NEW)
-
-    statuses = []
-    while not statuses or statuses[-1] != FINISHED:
-        folder = tmp_path / str(len(statuses))
-        write(folder, {"a.txt": "old", "mine.txt": "mine"} if len(statuses) % 2 else {"mine.txt": "mine"})
-        statuses.append(stop_at(len(statuses), lambda folder=folder: job(folder)))
-        assert {contents(folder).get(name, "old") for name in NEW} <= {"old", "new"}
-        job(folder)
-        assert {k: v for k, v in contents(folder).items() if not k.startswith(".saving-")} == {
-            "mine.txt": "mine",
-            **NEW,
-        }
-    assert len(statuses) > 10
