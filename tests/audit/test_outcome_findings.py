@@ -51,7 +51,7 @@ def test_yes_and_no_are_a_warning() -> None:
 
 
 def test_the_command_names_the_films(tmp_path: Path, cli: Callable[..., Any]) -> None:
-    manifest = write_studies(tmp_path / "p", "follow-up", 20, size=64)
+    manifest = write_studies(tmp_path / "p", "follow-up", 12, size=64)
     status, out, err = cli("audit", manifest, "--outcome", "event_day", "--no-features", "-o", tmp_path / "a")
     assert status == 1, err
     found = json.loads((tmp_path / "a" / "audit.json").read_text())["findings"]

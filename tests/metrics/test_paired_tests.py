@@ -42,7 +42,7 @@ def test_chance_is_called_a_difference_in_a_twentieth_of_the_benchmarks():
     common = rng.normal(size=(4000, 1)) * np.sqrt(rho)
     folds = common + rng.normal(size=(4000, k)) * np.sqrt(1 - rho)
     found = np.mean([corrected_resampled_t_test(d, n_train, n_test)["p"] < 0.05 for d in folds])
-    naive = np.mean([stats.ttest_1samp(d, 0).pvalue < 0.05 for d in folds])
+    naive = np.mean(stats.ttest_1samp(folds, 0, axis=1).pvalue < 0.05)
     assert 0.03 < found < 0.07
     assert naive > 0.12
 
