@@ -28,8 +28,9 @@ from cvrnet.workflows import Callbacks, benchmark, compare, cross_validate, eval
 from tests.conftest import PLAIN, TINY
 from tests.data.test_dicom import volume
 
-MODEL = {name: TINY[name] for name in ("model", "encoders", "pretrained", "img_size")}
-CONFIG = recipe("studies", **MODEL, unit="study", epochs=2, drop_rate=0.0)
+MODEL = {name: TINY[name] for name in ("model", "encoders", "pretrained")}
+CONFIG = recipe("studies", **MODEL, img_size=32, unit="study", epochs=2, drop_rate=0.0)
+ONE = replace(CONFIG, encoders=("test_resnet",))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -95,7 +96,7 @@ def test_the_order_of_the_manifest_does_not_count_without_days(follow_up: Path, 
     records = read_records(follow_up)
     plain = [replace(r, metadata={k: v for k, v in r.metadata.items() if k != "day"}) for r in records]
     write_manifest(follow_up.parent / "plain.csv", plain)
-    train(follow_up.parent / "plain.csv", tmp_path / "run", CONFIG, **PLAIN)
+    train(follow_up.parent / "plain.csv", tmp_path / "run", ONE, **PLAIN)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["time"] is False
     found = []
     for order in (1, -1):
@@ -118,7 +119,7 @@ def test_cross_validation_keeps_patients_together(unit: str, follow_up: Path, tm
     changed = [replace(r, patient_id=person[r.patient_id], label=joined[person[r.patient_id]]) for r in records]
     both = [replace(r, label=["better", "worse"][int(r.patient_id[1:]) % 2]) for r in changed]
     write_manifest(follow_up.parent / "pairs.csv", both)
-    config = replace(CONFIG, unit=unit, epochs=1, pooling="mean")
+    config = replace(ONE, unit=unit, epochs=1, pooling="mean")
     summary = cross_validate(follow_up.parent / "pairs.csv", tmp_path / "run", config, n_folds=3, **PLAIN)
     split = SplitTable.read(tmp_path / "run" / "split.csv").rows
     assert len(split) == (18 if unit == "study" else 9)
@@ -147,7 +148,7 @@ def test_what_is_wrong_is_named_and_the_rest_goes_on(follow_up: Path, tmp_path: 
         writer.writeheader()
         writer.writerows(table)
     said: list[str] = []
-    train(folder, tmp_path / "run", CONFIG, callbacks=Callbacks(say=said.append), **PLAIN)
+    train(folder, tmp_path / "run", ONE, callbacks=Callbacks(say=said.append), **PLAIN)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert sum(run["images"].values()) == 16
     text = "\n".join(run["left_out"])
@@ -236,7 +237,7 @@ def test_explain_draws_the_pictures_that_counted(bag_run: Path, follow_up: Path,
 
 
 def test_a_whole_network_trains_on_small_bags(follow_up: Path, tmp_path: Path) -> None:
-    config = replace(CONFIG, freeze=0, epochs=1, lr=1e-4)
+    config = replace(ONE, freeze=0, epochs=1, lr=1e-4)
     train(follow_up, tmp_path / "run", config, **PLAIN)
     run, other = load_checkpoint(tmp_path / "run"), InitialModel(replace(config, time=True), 2).model
     before, after = (dict(model.encoders.named_parameters()) for model in (other, run))
@@ -262,7 +263,7 @@ def test_volumes_train_and_are_predicted(tmp_path: Path, cli: Any) -> None:
         nibabel.save(nibabel.Nifti1Image(hu.astype(np.int16), np.eye(4)), folder / f"{i}.nii.gz")
     (tmp_path / "cts" / "NOR" / "broken.nii").write_bytes(b"no volume")
     said: list[str] = []
-    config = replace(CONFIG, slices=8, epochs=3)
+    config = replace(ONE, slices=8, epochs=3)
     train(tmp_path / "cts", tmp_path / "run", config, callbacks=Callbacks(say=said.append), **PLAIN)
     assert any("broken.nii: a damaged NIfTI file" in line for line in said)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
