@@ -112,7 +112,7 @@ def _probe(measured: Measurements, name: str, groups: _Groups, seed: int) -> Pro
     for _ in range(PERMUTATIONS if values.shape[1] else 0):
         permuted = _permute(y, patients, rng)
         table = _out_of_fold(name, values, permuted, len(classes), splits, seed)
-        chance.append(np.mean([roc_auc_score(permuted == k, table[:, k]) for k in range(len(classes))]))
+        chance.append(roc_auc_score(permuted[:, None] == np.arange(len(classes)), table))  # mean over the classes
     best = max(classes, key=lambda c: scores["per_class"][c]["roc_auc"])
     return Probe(
         name,
