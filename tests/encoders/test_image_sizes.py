@@ -33,10 +33,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], int]] = {  # timm's model -> what make
     "swinv2_tiny_window8_256": (STAGES, 70),
     "vit_base_patch32_clip_224": (PLAIN_VIT, 80),
     "vit_small_patch16_dinov3": (PLAIN_VIT, 70),
-    "hiera_tiny_224": (
-        {"embed_dim": 16, "stages": [1, 1, 1], "q_pool": 2, "mask_unit_attn": (True, True, False)},
-        112,
-    ),
+    "hiera_tiny_224": ({"embed_dim": 16, "stages": [1, 1], "q_pool": 1, "mask_unit_attn": (True, False)}, 112),
 }
 PAIRS = [  # the position of the first encoder, and two sizes that the patches of both divide
     (0, (64, 96)),

@@ -20,7 +20,7 @@ from tests.support.hub import LocalHub
 
 def test_every_command_works_without_the_encoders_folder(tmp_path: Path, cli: Cli, hub: LocalHub) -> None:
     folder = tmp_path / "encoder"
-    save_for_hf(timm.create_model("test_convnext", num_classes=7), str(folder))
+    save_for_hf(timm.create_model("test_resnet", num_classes=7), str(folder))
     data = write_phantoms(tmp_path / "data", 18, size=64)
     image = str(read_records(data)[0].path)
     config = TrainConfig(encoders=(f"local-dir:{folder}",), img_size=64, epochs=1)  # with the folder's weights
@@ -49,7 +49,7 @@ def test_every_command_works_without_the_encoders_folder(tmp_path: Path, cli: Cl
     assert "Nothing was pushed" in cli("push", run, "ada/chest", "--dry-run")[2]
     ask("push", run, "ada/chest")
     assert not [name for name, content in hub.files("ada/chest").items() if str(tmp_path).encode() in content]
-    assert json.loads(hub.files("ada/chest")["config.json"])["model_args"]["encoders"] == ["test_convnext"]
+    assert json.loads(hub.files("ada/chest")["config.json"])["model_args"]["encoders"] == ["test_resnet"]
     ask("pull", "ada/chest", "-o", tmp_path / "pulled")
     for model in (tmp_path / "pulled", "hf-hub:ada/chest"):
         np.testing.assert_allclose(probabilities(model), expected, atol=1e-6)

@@ -54,10 +54,10 @@ def message(path: Path) -> str:
 @pytest.mark.parametrize("pieces", [False, True], ids=["whole", "pieces"])
 @pytest.mark.parametrize("text", [False, True], ids=["bytes", "text"])
 def test_layouts(tmp_path: Path, nested: bool, pieces: bool, text: bool) -> None:
-    path = write_checkpoint(tmp_path / "weights.h5", nested=nested, pieces=pieces, text=text)
+    few = dict(list(notebook_shapes().items())[:9])
+    path = write_checkpoint(tmp_path / "weights.h5", shapes=few, nested=nested, pieces=pieces, text=text)
     layers = read_weights(path)
-    shapes = {layer: {name: w.shape for name, w in weights.items()} for layer, weights in layers.items()}
-    assert shapes == notebook_shapes()
+    assert {layer: {name: w.shape for name, w in weights.items()} for layer, weights in layers.items()} == few
 
 
 def test_names_of_tf_keras(tmp_path: Path) -> None:
