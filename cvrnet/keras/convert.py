@@ -8,11 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import timm
 import torch
 from torch import Tensor
 
-from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
+from cvrnet.encoders.network_size import create_on_meta
 from cvrnet.errors import UserError
 from cvrnet.keras.layers import KerasWeight, keras_weights, quoted, rename_automatic
 from cvrnet.network import CVRNet
@@ -97,8 +96,7 @@ def _load(file: Path) -> CVRNet:
     layers = read_weights(file)
     names = rename_automatic([weight.layer for weight in keras_weights()], layers)
     num_classes, in_chans = _sizes(layers, names["dense_3"])
-    with SkipOnMeta(INITIAL_VALUES):
-        model = cast(CVRNet, timm.create_model(MODEL, num_classes=num_classes, in_chans=in_chans, device="meta"))
+    model = cast(CVRNet, create_on_meta(MODEL, num_classes=num_classes, in_chans=in_chans))
     for weight, stored in _match(layers, names, model.state_dict()):
         values = torch.from_numpy(stored.values()).permute(weight.axes).contiguous()
         if weight.name == "moving_variance" and values.min() < 0:

@@ -12,7 +12,7 @@ import torch
 
 from cvrnet.data import INDEPENDENT
 from cvrnet.data.data_set import DataPath
-from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
+from cvrnet.encoders.network_size import create_on_meta
 from cvrnet.errors import UserError
 from cvrnet.files import slug, write_json
 from cvrnet.formatting import spread
@@ -205,8 +205,8 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     base, _, part = model.partition(":")
     if part not in ABLATIONS:
         raise UserError(f"unknown ablation {part!r} of {base}; expected {', '.join(ABLATIONS)}")
-    with SkipOnMeta(INITIAL_VALUES), torch.device("meta"):
-        network = timm.create_model(base, device="meta") if timm.is_model(base) else None
+    with torch.device("meta"):
+        network = create_on_meta(base) if timm.is_model(base) else None
     encoders: list[str] = getattr(network, "encoder_names", [])
     if len(encoders) < 2:
         raise UserError(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +25,10 @@ from cvrnet.data import Preprocessing, read_records
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
 from cvrnet.inference import Predictor
-from cvrnet.keras import load_keras
+from cvrnet.keras import convert_keras, load_keras
 from cvrnet.keras.layers import keras_weights
 from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import load_checkpoint
-from cvrnet_cli import main
 from tests.support.hub import LocalHub
 from tests.support.keras_checkpoint import FIXTURES, make_images, make_weight, notebook_shapes, write_checkpoint
 
@@ -295,15 +292,8 @@ def test_one_channel_checkpoint_with_every_layout_at_once(
 
 @pytest.fixture(scope="module")
 def converted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The run that the command line makes of the checkpoint."""
     folder = tmp_path_factory.mktemp("runs") / "converted"
-    words, said = ["convert-keras", str(checkpoint), "-o", str(folder), "--classes", "NCP,NOR,CVP"], io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
-        patch.setattr("sys.argv", ["cvrnet", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-    assert not exit_.value.code
-    assert "NCP,NOR,CVP" in said.getvalue()
+    convert_keras(checkpoint, folder, ["NCP", "NOR", "CVP"])
     yield folder
     shutil.rmtree(folder)
 
@@ -378,9 +368,13 @@ def test_run_folder_is_a_start_for_other_classes_and_channels(
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_command_line_refuses(converted: Path, checkpoint: Path, scratch: Path, cli: Any) -> None:
-    status, _, err = cli("convert-keras", checkpoint, "-o", converted)
-    assert (status, err) == (1, f"Error: {converted} exists; --overwrite replaces it\n")
+def test_command_line(checkpoint: Path, scratch: Path, cli: Any) -> None:
+    run = scratch / "run"
+    status, out, err = cli("convert-keras", checkpoint, "-o", run, "--classes", "NOR,NCP,CVP")
+    assert status == 0, err
+    assert "NOR" in out
+    status, _, err = cli("convert-keras", checkpoint, "-o", run)
+    assert (status, err) == (1, f"Error: {run} exists; --overwrite replaces it\n")
     status, _, err = cli("convert-keras", checkpoint, "-o", scratch / "other", "--classes", "NOR,NCP")
     assert status == 1
     assert err.count("\n") == 1

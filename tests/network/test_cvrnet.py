@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import cvrnet
-from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
+from cvrnet.encoders.network_size import create_on_meta
 from cvrnet.errors import UserError
 from cvrnet.network import CVRNet
 from tests.support.networks import SMALL, images, network, small
@@ -22,8 +22,7 @@ from tests.support.networks import SMALL, images, network, small
 
 def on_meta(name: str, **options: Any) -> CVRNet:
     """A model without memory, for what needs no numbers."""
-    with SkipOnMeta(INITIAL_VALUES):
-        model = cvrnet.create_model(name, device="meta", **options)
+    model = create_on_meta(name, **options)
     assert isinstance(model, CVRNet)
     return model
 

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import timm
 
 import cvrnet  # noqa: F401  # registers the models
-from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
+from cvrnet.encoders.network_size import create_on_meta
 from cvrnet.keras.layers import keras_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras"
@@ -34,8 +33,7 @@ Shapes = dict[str, dict[str, tuple[int, ...]]]
 @cache
 def notebook_shapes(classes: int = 3, channels: int = 3) -> Shapes:
     """Return the layers with weights, and the shape of each weight in Keras."""
-    with SkipOnMeta(INITIAL_VALUES):
-        model = timm.create_model("cvrnet_keras", num_classes=classes, in_chans=channels, device="meta")
+    model = create_on_meta("cvrnet_keras", num_classes=classes, in_chans=channels)
     state = model.state_dict()
     layers: Shapes = {}
     for weight in keras_weights():
