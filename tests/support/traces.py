@@ -47,9 +47,10 @@ def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def digest_of(network: PixelNetwork) -> str:
-    """A digest of all that a network is, but for the values of its tensors and the files it came from.
+    """A digest of all that a network is, but for the values of its models' tensors and the files it came from.
 
-    It says which tensors are zero, because PyTorch leaves these out of a graph.
+    It says which tensors are zero, because PyTorch leaves these out of a graph. The values of novelty heads are part of
+    it, because PyTorch computes constants from them.
     """
     import torch
 
@@ -62,6 +63,8 @@ def digest_of(network: PixelNetwork) -> str:
     with zipfile.ZipFile(pickled) as parts:
         digest.update(parts.read("archive/data.pkl"))
         digest.update(bytes(any(parts.read(name)) for name in parts.namelist() if "/data/" in name))
+    for values in network.novelty.state_dict().values():
+        digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
