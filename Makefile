@@ -5,6 +5,9 @@ BIN := .venv/bin
 WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); [ $$n -lt 4 ] && echo $$n || echo 4)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 HOURS ?= 1
+# The tests write their many small files to memory where there is room.
+ROOM := $(shell df --output=avail /dev/shm 2>/dev/null | tail -n 1)
+MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
 # Without bytecode, each of the many Python processes of the tests would compile all of PyTorch again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -45,7 +48,7 @@ docs: setup  ## The documentation as a site, strictly: docs/_build/html/index.ht
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -E -W --keep-going -b html docs docs/_build/html
 
 tests: setup  ## Our tests
-	base=$$(mktemp -d) && $(PYTEST) --basetemp="$$base/tests" && rm -rf "$$base"  # rm is faster than pytest's own clearing
+	base=$$(mktemp -d -p "$(MEMORY)") && $(PYTEST) --basetemp="$$base/tests" && rm -rf "$$base"  # rm is faster than pytest's own clearing
 
 bytecode: setup  # otherwise, every worker compiles all modules that the tests import
 	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected || { cat .venv/collected; exit 1; }
