@@ -102,6 +102,8 @@ def _lungs(examined: Examination, seed: int) -> list[Finding]:
             have = ", ".join(f"{c} {n}" for c, n in patients.items())
             why = f"fewer than two classes have masks of {MIN_MASKED} patients outside the training set ({have})"
         advice = "With lung masks, the audit shows whether the model needs the lungs."
+        if lungs := examined.preprocessing.lungs:
+            why, advice = f"the model sees only the lungs (--lungs {lungs.mode})", ""
         return [Finding("model-without-lungs", "note", f"The lungs were not hidden: {why}.", advice=advice)]
     records = [r for r in masked if r.label in classes]
     rows = [_view_row(examined, view, records, classes, seed) for view in (WHOLE, WITHOUT, ONLY)]

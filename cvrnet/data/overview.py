@@ -16,6 +16,7 @@ from cvrnet.data.image import dicom_module, is_dicom, open_header, split_frame
 from cvrnet.data.limits import Refused
 from cvrnet.data.record import Record
 from cvrnet.data.scan import DataError, scan_records
+from cvrnet.data.splits import unused_split
 from cvrnet.files import open_regular
 
 UNKNOWN = "(none)"
@@ -66,6 +67,8 @@ def look_over(
     records, problems = scan_records(data, labelled=labelled, min_classes=1, allow_shared_patients=True, say=say)
     if not records:
         raise DataError(problems, data)
+    if warning := unused_split(records):
+        say(f"Warning: {warning}")
     labels = labels_of(records)
     if not labelled and all(len(names) < 2 for names in labels) and any(record.label for record in records):
         problems += [r.problem(reason) for r in records if (reason := label_problem(r.label))]

@@ -13,16 +13,19 @@ Unless `findings` are given, folds need scikit-learn, which comes with ``pip ins
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
+from cvrnet.data.cells import split_name
 from cvrnet.data.finding_labels import split_findings
 from cvrnet.data.record import Record
 from cvrnet.data.stratify import iterative_folds
 from cvrnet.errors import UserError
+from cvrnet.text import printable
 
 Sets = dict[str, list[Record]]
 Key = TypeVar("Key")
@@ -64,6 +67,27 @@ def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Re
         raise UserError("no image is left to train on; expected some outside the test source and outside split=test")
     refuse_shared_patients({"the training images": inside, "the independent images": independent})
     return inside, independent
+
+
+def unused_split(records: Sequence[Record]) -> str:
+    """Return a warning if no image has a ``split``, but another column names training and test images; "" otherwise.
+
+    >>> unused_split([Record("a.png", "CVP", metadata={"subset": word}) for word in ("Train", "test")])
+    "column 'subset' names training and test images, but it is not used; to use it, give --columns split=subset"
+    """
+    if any(record.split for record in records):
+        return ""
+    for column in dict.fromkeys(name for record in records for name in record.metadata):
+        named: set[str] = set()
+        for record in records:
+            if (name := split_name(record.metadata.get(column, ""))) is None:
+                break
+            named.add(name)
+        else:
+            if {"train", "test"} <= named:
+                how = f"to use it, give --columns split={shlex.quote(printable(column))}"
+                return f"column {column!r} names training and test images, but it is not used; {how}"
+    return ""
 
 
 def holdout_sets(

@@ -11,8 +11,11 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from jinja2 import UndefinedError
 from torch import nn
 
+from cvrnet.data.outcomes import Outcome
+from cvrnet.data.preprocessing import outcome_note
 from cvrnet.encoders import hub_repository
 from cvrnet.html import template_environment
+from cvrnet.hub.card_sentences import calibration_sentence, outcome_sentence
 from cvrnet.hub.merge import mark_card
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import threshold_warnings
@@ -139,7 +142,8 @@ def render_card(
         best=best,
         branches=list(folds),
         marked=marked,
-        calibrated=_calibration_sentence(run["calibration"]),
+        calibrated=calibration_sentence(run["calibration"]),
+        outcome=outcome_sentence(Outcome.from_note(outcome_note(cfg))),
         scores=_score_table(per_fold, evaluations),
         class_rows=[
             [name, *(_shown(scores.get(key)) for key in _CLASS_SCORES)]
@@ -161,20 +165,6 @@ def render_card(
         settings={key: value for key, value in settings.items() if value is not None},
     )
     return mark_card(card.decode()).encode()
-
-
-def _calibration_sentence(done: Mapping[str, Any]) -> str:
-    """Return sentences on how ``cvrnet calibrate`` changed the model, and with which images; "" if it did not."""
-    if not done:
-        return ""
-    biases = ", ".join(f"{name} {value:+.2f}" for name, value in done["bias"].items())
-    by_class = ", ".join(f"{k}: {n['images']} images of {n['patients']} patients" for k, n in done["by_class"].items())
-    return (
-        f"After the training, the model was calibrated for another hospital ({done['method']}), with {done['images']} "
-        f"images of {done['patients']} patients from there{f' ({by_class})' if by_class else ''}. The logarithms of "
-        f"its probabilities are multiplied by {done['scale']:.2f}, these biases are added ({biases}), and a softmax "
-        "gives the calibrated probabilities. cvrnet and exported ONNX files do this; timm and transformers do not."
-    )
 
 
 def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:

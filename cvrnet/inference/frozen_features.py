@@ -148,9 +148,10 @@ class FrozenFeatures:
         return [self._rows[record.path] for record in records]
 
     def sides(self, records: Sequence[Record], view: int = 0) -> Vectors:
-        """Return the sides of the maps of images (view 0) or mirror images (view `MIRRORED`), (images, 2, width).
+        """Return how the left halves of the maps differ from the right (`novelty.sides`), (images, 2, width).
 
-        Sides that are missing are computed.
+        The maps are those of the images (view 0) or of their mirror images (view `MIRRORED`). Differences that are
+        missing are computed.
         """
         self._complete({view: self._sides[view]}, records)
         return np.array([self._vector(self._sides, view, record) for record in records])

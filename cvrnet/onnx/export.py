@@ -195,7 +195,8 @@ def write_checked(network: PixelNetwork, provenance: dict[str, Any], file: Path,
         The largest difference between a probability of ONNX Runtime and of PyTorch.
 
     Raises:
-        UserError: The network cannot be exported, or the difference is above 1e-4.
+        UserError: The network cannot be exported; or a probability is not finite, or differs by more than 1e-4; or the
+            distance of an image from the training images differs by more than 1 %.
     """
     proto = trace(network)
     describe(proto, network, provenance)

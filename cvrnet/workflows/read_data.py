@@ -9,6 +9,7 @@ from typing import Any
 
 from cvrnet.data import DataError, ImageCache, scan_records
 from cvrnet.data.data_set import DataPath
+from cvrnet.data.splits import unused_split
 from cvrnet.data.volumes import expand_volumes
 from cvrnet.training import TrainConfig
 from cvrnet.training.processes import Processes
@@ -46,6 +47,8 @@ def read_training_data(
     """
     bags, foretold = config.unit != "image", config.foretold
     records, problems = scan_records(data, labelled=not (config.findings or foretold), volumes=bags, say=say)
+    if warning := unused_split(records):
+        say(f"Warning: {warning}")
     if bags:
         records, further = expand_volumes(records, config.slices)
         problems += further

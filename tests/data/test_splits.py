@@ -1,6 +1,8 @@
 """Splits: nobody on two sides, every class in every fold, the same for the same seed."""
 
+import csv
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvrnet.data import INDEPENDENT, Record, holdout_split, make_folds, read_records
-from cvrnet.data.splits import fold_sets, hold_back, holdout_sets, patient_key, refuse_shared_patients
+from cvrnet.data.overview import look_over
+from cvrnet.data.splits import fold_sets, hold_back, holdout_sets, patient_key, refuse_shared_patients, unused_split
 from cvrnet.errors import UserError
 from cvrnet.runs.split_table import SplitTable, split_row
+from cvrnet.training import TrainConfig, resolve_interpolation
+from cvrnet.training.processes import Processes
+from cvrnet.workflows.read_data import read_training_data
+from tests.conftest import TINY
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -263,3 +270,38 @@ def test_one_id_is_one_person_over_all_sources():
 def test_images_without_id_are_patients_of_their_own():
     refuse_shared_patients({"a": records_of([("A", "x", "")] * 2), "b": records_of([("A", "x", "")])})
     assert patient_key("", 0) != patient_key("", 1) != patient_key("0", 1)
+
+
+@pytest.mark.parametrize(
+    ("cells", "split", "warned"),
+    [
+        (("Train", "test", "VAL"), "", True),
+        (("01_train", "holdout", ""), "", True),
+        (("train", "val", "val"), "", False),  # no test images
+        (("train", "test", "fold 1"), "", False),
+        (("train", "test", "test"), "train", False),  # the data set has splits
+    ],
+)
+def test_a_column_with_another_name_that_splits_is_pointed_out(phantoms, cells, split, warned):
+    records = [
+        replace(record, split=split, metadata={"sex": "F", "my subset": cell})
+        for record, cell in zip(read_records(phantoms), cells, strict=False)
+    ]
+    warning = unused_split(records)
+    assert warning.endswith("--columns split='my subset'") if warned else warning == ""
+
+
+def test_a_training_and_the_overview_warn_of_it(phantoms, tmp_path):
+    with phantoms.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows = [{**row, "subset": "test" if row["source"] == "site-b" else "training"} for row in rows]
+    with (phantoms.parent / "subset.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    manifest, lines = phantoms.parent / "subset.csv", []
+    config = resolve_interpolation(TrainConfig(**TINY))
+    look_over(manifest, say=lines.append)
+    read_training_data(manifest, config, None, None, Processes(), lambda name: lambda done, total: None, lines.append)
+    warned = [line for line in lines if line.startswith("Warning: column 'subset' names training and test images")]
+    assert len(warned) == 2

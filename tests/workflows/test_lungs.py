@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cvrnet.audit.examination import Examination
+from cvrnet.audit.model_findings import model_findings
 from cvrnet.data import read_image, read_records, write_phantoms
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
@@ -108,6 +110,17 @@ def test_prediction_does_what_training_did(films, run, cli):
     status, out, _ = cli("predict", run, films.parent / "images", "--format", "csv")
     assert status == 0
     assert {row["lungs"].partition(":")[0] for row in csv.DictReader(out.splitlines())} <= {"crop", "whole picture"}
+
+
+def test_an_audit_says_why_the_lungs_are_not_hidden(films, run):
+    """And does not ask for lung masks."""
+    records = read_records(films)
+    examined = Examination.from_pretrained(run, records, device="cpu")
+    tested = next(record for record in records if record.name in examined.of and record.lung_mask)
+    examined.add(tested, examined.views(tested, read_image(tested.path, "RGB")))
+    *_, finding = model_findings(examined)
+    assert (finding.code, finding.severity, finding.advice) == ("model-without-lungs", "note", "")
+    assert finding.sentence == "The lungs were not hidden: the model sees only the lungs (--lungs crop)."
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cvrnet.errors import UserError
 from cvrnet.training import TrainConfig, recipe
 from cvrnet.workflows import calibrate, compare, cross_validate, evaluate, make_soup, train
 from tests.conftest import PLAIN, TINY
+from tests.support.hub import LocalHub
 
 MODEL = {name: TINY[name] for name in ("model", "pretrained", "img_size")}
 SETTINGS: dict[str, Any] = {**MODEL, "encoders": ("test_resnet",), "freeze": "all", "outcome": "icu_day", "horizon": 10}
@@ -157,6 +158,12 @@ def test_each_film_is_a_moment_of_its_own(of_images: Path) -> None:
         assert row["first_film"] == predicted[f"images/{patient}-0.png"]["prob_yes"]
         assert row["last_film"] == ""
         assert row["view_ap"] == ("0.0" if int(patient) % 2 else "1.0")
+
+
+def test_the_card_says_what_yes_means(of_images: Path, hub: LocalHub, cli: Callable[..., Any]) -> None:
+    status, card, err = cli("push", of_images, "ada/icu", "--dry-run")
+    assert status == 0, err
+    assert r"`yes` means an event: icu\_day within 10 days of the radiograph. Only radiographs from before" in card
 
 
 def test_what_comes_after_the_films_makes_no_subgroups(of_images: Path) -> None:
