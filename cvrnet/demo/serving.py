@@ -159,8 +159,10 @@ def _mount(page: gr.Blocks, uploads: Uploads, waiting: Waiting, max_mb: int, roo
 def _listen(host: str, port: int) -> socket.socket:
     """Open the page's socket; raise UserError if the port is in use, or this user may not use it."""
     try:
-        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # asyncio sends answers at once (TCP_NODELAY) only if the socket states its protocol. Otherwise, each answer on
+        # a connection that stays open waits 40 ms for the client to confirm the headers.
+        listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # ends connections of clients that do not read

@@ -125,6 +125,20 @@ def test_other_routes_of_gradio_are_closed(predictor: Predictor, root: str, monk
             assert re.fullmatch(r"cvrnet-demo-\w+", Path(stored[0]).parent.name)
 
 
+def test_answers_do_not_wait_for_the_client(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this option, each answer on a connection that stays open takes 40 ms longer."""
+    really, options = socket.socket.setsockopt, []
+
+    def spy(self: socket.socket, *option: Any) -> None:
+        options.append((self.getsockname()[1], *option))
+        really(self, *option)
+
+    monkeypatch.setattr(socket.socket, "setsockopt", spy)
+    with served(predictor) as address, httpx.Client(base_url=address) as client:
+        assert client.get("/robots.txt").status_code == 200
+    assert (int(address.rpartition(":")[2]), socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in options
+
+
 def test_the_page_answers_under_a_root_path(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_ROOT_PATH", "/demo")
     with served(predictor) as address:
