@@ -108,7 +108,12 @@ class Gate:
                     scope = {**scope, "path": path, "raw_path": path.encode()}
                     if scope["method"] == "POST":
                         receive = self._counted(receive, received, path == UPLOAD)
-                    await self._app(scope, receive, send)
+
+                    async def answer(message: Any) -> None:
+                        received(-received(0))  # the request is read; what is kept of it is counted where it is kept
+                        await send(message)
+
+                    await self._app(scope, receive, answer)
 
     def _refusal(self, scope: Any, path: str) -> PlainTextResponse | None:
         headers = Headers(scope=scope)
