@@ -78,15 +78,10 @@ def unused_split(records: Sequence[Record]) -> str:
     if any(record.split for record in records):
         return ""
     for column in dict.fromkeys(name for record in records for name in record.metadata):
-        named: set[str] = set()
-        for record in records:
-            if (name := split_name(record.metadata.get(column, ""))) is None:
-                break
-            named.add(name)
-        else:
-            if {"train", "test"} <= named:
-                how = f"to use it, give --columns split={shlex.quote(printable(column))}"
-                return f"column {column!r} names training and test images, but it is not used; {how}"
+        cells = {record.metadata.get(column, "") for record in records}
+        if all(split_name(cell) is not None for cell in cells) and {"train", "test"} <= set(map(split_name, cells)):
+            how = f"to use it, give --columns split={shlex.quote(printable(column))}"
+            return f"column {column!r} names training and test images, but it is not used; {how}"
     return ""
 
 
