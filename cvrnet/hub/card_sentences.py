@@ -24,13 +24,17 @@ def calibration_sentence(done: Mapping[str, Any]) -> str:
 
 
 def outcome_sentence(outcome: Outcome | None) -> str:
-    """Return sentences, in Markdown, on what the class ``yes`` means and which radiographs were used; "" for None."""
+    """Return sentences, in Markdown, on what the class ``yes`` means and which radiographs were used; "" for None.
+
+    The sentences are also true for a column of yes and no: it gives no day, so the horizon has no effect, and
+    radiographs from after the event cannot be left out.
+    """
     if outcome is None:
         return ""
-    origin, used = "the radiograph", "from before the event"
-    if outcome.until == "admission":
-        origin, used = "the admission (day 0)", "of day 0 or before"
-    return (
-        f"`{YES}` means an event: {markdown(outcome.column)} within {outcome.horizon:g} days of {origin}. Only "
-        f"radiographs {used} were used."
+    counts = (
+        f"`{YES}` means an event: {markdown(outcome.column)}. Where the day of the event was known, it counts within "
+        f"{outcome.horizon:g} days of"
     )
+    if outcome.until == "admission":
+        return f"{counts} the admission (day 0). Only radiographs of day 0 or before were used."
+    return f"{counts} the radiograph, and only radiographs from before the event were used."
