@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from cvrnet.demo.uploads import EXPIRY
-from cvrnet.demo.waiting import Waiting
+from cvrnet.demo.waiting import Moving, Waiting
 from cvrnet.errors import UserError
 
 API, UPLOAD = "/gradio_api", "/gradio_api/upload"
@@ -110,7 +110,7 @@ class Gate:
                         receive = self._counted(receive, received, path == UPLOAD)
 
                     async def answer(message: Any) -> None:
-                        received(-received(0))  # the request is read; what is kept of it is counted where it is kept
+                        received.clear()  # the request is read; what is kept of it is counted where it is kept
                         await send(message)
 
                     await self._app(scope, receive, answer)
@@ -127,7 +127,7 @@ class Gate:
             return PlainTextResponse("the header Content-Length is missing", 411)
         return None
 
-    def _counted(self, receive: Any, received: Any, is_upload: bool) -> Any:
+    def _counted(self, receive: Any, received: Moving, is_upload: bool) -> Any:
         complete, values = False, 0
 
         async def counted() -> Any:
@@ -140,10 +140,10 @@ class Gate:
                 raise HTTPException(408, "the rest of the request did not arrive in time") from None
             body = message.get("body", b"")
             complete = not message.get("more_body", False)
-            size = received(len(body))
+            received.add(len(body))
             if not is_upload:
                 values += sum(map(body.count, (b",", b"[", b"{")))
-                if size > _MOST_BODY or values > _MOST_VALUES:
+                if received.bytes > _MOST_BODY or values > _MOST_VALUES:
                     raise HTTPException(413, "the request is too long")
             if body and self._waiting.bytes > self._waiting.limit:
                 raise HTTPException(503, "the server is busy; try again in a minute", {"retry-after": "60"})
@@ -152,15 +152,15 @@ class Gate:
         return counted
 
 
-def _with_policy(send: Any, sent: Any) -> Any:
+def _with_policy(send: Any, sent: Moving) -> Any:
     async def with_policy(message: Any) -> None:
         if message["type"] == "http.response.start":
             headers = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
             message = {**message, "headers": [*message["headers"], *headers]}
         size = len(message.get("body", b""))
-        sent(size)
+        sent.add(size)
         await send(message)  # waits while its reader is slow
-        sent(-size)
+        sent.add(-size)
 
     return with_policy
 

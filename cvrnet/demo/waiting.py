@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,29 @@ class _Mailboxes(dict[str, Any]):
         self.pop(session, None)  # the session may have expired
 
 
+class Moving:
+    """Counts the bytes in transit of one HTTP message, also in `Waiting.bytes`."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self.bytes = 0
+
+    def add(self, count: int) -> None:
+        """Add bytes; a negative count takes them away."""
+        self.bytes += count
+        self._waiting.moving_bytes += count
+
+    def clear(self) -> None:
+        """Take away all bytes of this message."""
+        self.add(-self.bytes)
+
+
 class Waiting:
     """Counts the waiting bytes: HTTP messages in transit, uploads, waiting requests, and results not yet fetched."""
 
     def __init__(self, queue: Queue, uploads: Uploads, limit: int) -> None:
         self._queue, self._uploads, self.limit = queue, uploads, limit
-        self._moving = 0
+        self.moving_bytes = 0  #: HTTP messages in transit
         self._mailboxes = _Mailboxes()
         uploads.asked = lambda: {path for event in self._questions for path in _asked(event)}
         queue.pending_messages_per_session = self._mailboxes  # pyrefly: ignore[bad-assignment]
@@ -72,23 +89,16 @@ class Waiting:
         """The size of everything that waits now."""
         questions = sum(int(event.request.headers["content-length"]) for event in self._questions)
         answers = sum(mailbox.bytes for mailbox in self._mailboxes.values())
-        return self._moving + self._uploads.bytes + questions + answers
+        return self.moving_bytes + self._uploads.bytes + questions + answers
 
     @contextlib.contextmanager
-    def moving(self) -> Iterator[Callable[[int], int]]:
-        """Yield a function that adds bytes in transit of one HTTP message, and returns this message's bytes so far."""
-        mine = 0
-
-        def add(count: int) -> int:
-            nonlocal mine
-            mine += count
-            self._moving += count
-            return mine
-
+    def moving(self) -> Iterator[Moving]:
+        """Yield the count of one HTTP message's bytes in transit. It is cleared at the end of the block."""
+        message = Moving(self)
         try:
-            yield add
+            yield message
         finally:
-            self._moving -= mine
+            message.clear()
 
     @contextlib.asynccontextmanager
     async def sweeping(self, _: object) -> AsyncIterator[None]:
