@@ -186,6 +186,21 @@ def _cheap_audits() -> Iterator[None]:
         yield
 
 
+LOADING_COUNTS = {"encoders", "network", "runs"}
+"""Rooms whose tests look at how a checkpoint is loaded."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_loading(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Elsewhere, each network is made once; every checkpoint fills a copy of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not LOADING_COUNTS & set(request.path.parts):
+            from tests.support.empty_networks import create_once
+
+            create_once(patch)
+        yield
+
+
 FILMS_COUNT = {"test_phantoms", "test_studies"}
 """Files whose tests look at how phantoms are drawn."""
 
