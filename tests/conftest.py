@@ -231,6 +231,18 @@ def _cheap_probes(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _cheap_validation() -> Iterator[None]:
+    """scikit-learn's check for data frames, which arrays are not, takes half of the time of an AUC of few images."""
+    with pytest.MonkeyPatch.context() as patch:
+        validation: Any = sys.modules.get("sklearn.utils.validation")
+        if check := getattr(validation, "_nw_into_df_or_series", None):
+            import numpy as np
+
+            patch.setattr(validation, check.__name__, lambda x: type(x) is not np.ndarray and check(x))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _cheap_clients() -> Iterator[None]:
     """Every client of the Hub would read all certificates of the system again, although the local Hub has none."""
     with pytest.MonkeyPatch.context() as patch:
