@@ -22,10 +22,10 @@ from cvrnet.audit import audit
 from cvrnet.data import read_records, write_phantoms
 
 
-def own_mb() -> str:
+def own_mib() -> str:
     """Return the anonymous memory of this process as text."""
     found = anonymous_mib()
-    return "not known" if found is None else f"{found:6.0f} MB"
+    return "not known" if found is None else f"{found:6.0f} MiB"
 
 
 def main() -> None:
@@ -42,9 +42,8 @@ def main() -> None:
         if name:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             seconds, busy = time.perf_counter() - start, time.process_time() - cpu
-            print(
-                f"{name:<24} {seconds:7.1f} s  CPU {busy:7.1f} s  peak {peak:6.0f} MB  anonymous {own_mb()}", flush=True
-            )
+            times = f"{seconds:7.1f} s  CPU {busy:7.1f} s"
+            print(f"{name:<24} {times}  peak {peak:6.0f} MiB  anonymous {own_mib()}", flush=True)
         start, cpu, name = time.perf_counter(), time.process_time(), following
 
     with tempfile.TemporaryDirectory() as folder:

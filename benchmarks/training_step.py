@@ -60,7 +60,7 @@ def our_step(args: argparse.Namespace, x: torch.Tensor, y: torch.Tensor) -> Call
 STEPS = {"plain": plain_step, "ours": our_step}
 
 
-def peak_mb(args: argparse.Namespace, which: str) -> float:
+def peak_mib(args: argparse.Namespace, which: str) -> float:
     """Return the peak resident memory of a process that runs two steps."""
     command = [sys.executable, __file__, "--only", which, "--model", args.model, "--img-size", str(args.img_size)]
     out = subprocess.run([*command, "--batch-size", str(args.batch_size)], check=True, capture_output=True, text=True)
@@ -93,13 +93,13 @@ def main() -> None:
             if i:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / args.batch_size * 1000)
     ms = {name: statistics.median(values) for name, values in times.items()}
-    memory = {name: peak_mb(args, name) for name in steps}
+    memory = {name: peak_mib(args, name) for name in steps}
     precision = select_precision("auto", select_device("cpu"))
     print(
         f"{args.model}, {args.img_size} px, batch {args.batch_size}, {torch.get_num_threads()} threads, "
         f"default precision on {select_device('cpu')}: {precision}"
     )
-    print(f"{'':8}{'ms/image':>10}{'peak MB':>10}")
+    print(f"{'':8}{'ms/image':>10}{'peak MiB':>10}")
     for name in steps:
         print(f"{name:8}{ms[name]:10.1f}{memory[name]:10.0f}")
     print(f"speed: {ms['plain'] / ms['ours']:.2f}x the plain step; memory: {memory['ours'] / memory['plain']:.2f}x")
