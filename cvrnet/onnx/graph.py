@@ -106,7 +106,7 @@ def trace(network: PixelNetwork) -> onnx.ModelProto:
     # Two images: torch.export would treat a batch size of one as a constant.
     pixels = torch.zeros((2, *network.preprocessing.input_size), dtype=torch.uint8)
     try:
-        with _plain_attention(network):
+        with torch.no_grad(), _plain_attention(network):  # tracing with gradients takes longer
             program = torch.onnx.export(
                 network,
                 (pixels,),
