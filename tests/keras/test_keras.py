@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ from cvrnet.data import Preprocessing, read_records
 from cvrnet.errors import UserError
 from cvrnet.heads import log_mean_softmax
 from cvrnet.inference import Predictor
-from cvrnet.keras import convert_keras, load_keras
+from cvrnet.keras import load_keras
 from cvrnet.keras.layers import keras_weights
 from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import load_checkpoint
+from cvrnet_cli.commands import cli as commands
 from tests.support.hub import LocalHub
 from tests.support.keras_checkpoint import FIXTURES, make_images, make_weight, notebook_shapes, write_checkpoint
 
@@ -293,7 +295,10 @@ def test_one_channel_checkpoint_with_every_layout_at_once(
 @pytest.fixture(scope="module")
 def converted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("runs") / "converted"
-    convert_keras(checkpoint, folder, ["NCP", "NOR", "CVP"])
+    words = ["convert-keras", str(checkpoint), "-o", str(folder), "--classes", "NCP,NOR,CVP"]
+    result = CliRunner().invoke(commands, words)
+    assert result.exit_code == 0, result.output
+    assert "NOR" in result.stdout
     yield folder
     shutil.rmtree(folder)
 
@@ -368,13 +373,9 @@ def test_run_folder_is_a_start_for_other_classes_and_channels(
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_command_line(checkpoint: Path, scratch: Path, cli: Any) -> None:
-    run = scratch / "run"
-    status, out, err = cli("convert-keras", checkpoint, "-o", run, "--classes", "NOR,NCP,CVP")
-    assert status == 0, err
-    assert "NOR" in out
-    status, _, err = cli("convert-keras", checkpoint, "-o", run)
-    assert (status, err) == (1, f"Error: {run} exists; --overwrite replaces it\n")
+def test_command_line(checkpoint: Path, converted: Path, scratch: Path, cli: Any) -> None:
+    status, _, err = cli("convert-keras", checkpoint, "-o", converted)
+    assert (status, err) == (1, f"Error: {converted} exists; --overwrite replaces it\n")
     status, _, err = cli("convert-keras", checkpoint, "-o", scratch / "other", "--classes", "NOR,NCP")
     assert status == 1
     assert err.count("\n") == 1
