@@ -26,6 +26,7 @@ from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.training import TrainConfig
 from cvrnet.workflows.train import train
 from tests.conftest import PLAIN
+from tests.support.folds import small_fold
 from tests.support.hub import LocalHub
 from tests.support.hub_runs import CLASSES, make_folds, make_model
 
@@ -91,15 +92,16 @@ def test_references_mean_all_folds_or_one(hub: LocalHub, small: Path, image: Pat
     assert "ada/net has no fold-7; expected some of fold-1, fold-2" in cli("pull", "ada/net", "--fold", 7)[2]
 
 
-def test_every_command_takes_a_reference_or_a_pulled_run(
-    hub: LocalHub, small: Path, tmp_path: Path, monkeypatch, cli
-) -> None:
+def test_every_command_takes_a_reference_or_a_pulled_run(hub: LocalHub, tmp_path: Path, cli) -> None:
     phantoms = write_phantoms(tmp_path / "phantoms", 12, size=64)
-    cvrnet.push_folds(small, "ada/net")
+    folds = make_folds(tmp_path / "folds")
+    for fold in (1, 2):  # the network that is traced for other tests, too
+        save_checkpoint(small_fold(fold), folds / f"fold-{fold}", CLASSES)
+    cvrnet.push_folds(folds, "ada/net")
     picture = next((phantoms.parent / "images").rglob("*.png"))
     pulled = tmp_path / "pulled"
     cvrnet.pull_folds("ada/net", pulled)
-    assert np.array_equal(answers(pulled, picture), answers(small, picture))
+    assert np.array_equal(answers(pulled, picture), answers(folds, picture))
     maps, evaluation, audit = (tmp_path / name for name in ("maps", "evaluation", "audit"))
     for arguments in (
         ("predict", pulled, picture, "--folds", 2),
