@@ -431,10 +431,12 @@ def _write_dicoms(folder: Path) -> None:
 
 
 def _write_keras(path: Path) -> None:
-    """Write a checkpoint like those of the authors, with two classes."""
-    from tests.support.keras_checkpoint import make_weight, notebook_shapes, write_checkpoint
+    """Write a checkpoint like those of the authors, with two classes; all its weights are the same number."""
+    import numpy as np
 
-    write_checkpoint(path, shapes=notebook_shapes(2), values=make_weight)
+    from tests.support.keras_checkpoint import notebook_shapes, write_checkpoint
+
+    write_checkpoint(path, shapes=notebook_shapes(2), values=lambda layer, name, shape: np.full(shape, 0.01, "float32"))
 
 
 def hub_repositories(page: Path) -> set[str]:
