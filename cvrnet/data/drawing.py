@@ -9,6 +9,7 @@ of 256 pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -38,9 +39,10 @@ def draw_film(
     aspect, contrast, noise = _LOOKS[look % len(_LOOKS)]
     body = _Anatomy(anatomy_rng)
     canvas = _Canvas(size, aspect, film_rng)
-    lungs = _lungs(canvas, body)
+    heart = _heart(canvas, body)
+    lungs = _lungs(canvas, body, heart)
     opacity, lesion = _opacity(canvas, _lesions(label, body, lesion_rng), lungs, opacity_rng)
-    density = _density(canvas, body, lungs, film_rng) + severity * opacity + 0.03 * canvas.field(film_rng, 1)
+    density = _density(canvas, body, heart, lungs, film_rng) + severity * opacity + 0.03 * canvas.field(film_rng, 1)
     contrast, middle = contrast * film_rng.normal(4.2, 0.4), film_rng.normal(0.52, 0.05)
     grey = 255 / (1 + np.exp(-contrast * (density - middle)))  # a film's characteristic curve
     grey += noise * film_rng.uniform(0.7, 1.4) * noise_rng.standard_normal(grey.shape, dtype=np.float32)
@@ -94,10 +96,12 @@ class _Canvas:
         # Drawn at twice the size, then averaged: ImageDraw does not smooth edges.
         big = Image.new("L", (2 * self.width, 2 * self.height))
         draw = ImageDraw.Draw(big)
+        points = np.concatenate([points for points, _ in lines])  # small arrays one by one would take longer
+        xy = (points - (0, 0.5)) @ self.turn.T + self.shift + (self.width / self.height / 2, 0.5)
+        pixels = iter((2 * self.height * xy).ravel().tolist())
         for points, width in lines:
-            xy = (points - (0, 0.5)) @ self.turn.T + self.shift + (self.width / self.height / 2, 0.5)
-            pixels = [tuple(p) for p in (2 * self.height * xy).tolist()]
-            draw.line(pixels, fill=255, width=max(1, round(2 * self.height * width)))
+            line = list(islice(pixels, points.size))
+            draw.line(line, fill=255, width=max(1, round(2 * self.height * width)))
         return np.asarray(big.reduce(2), dtype=np.float32) / 255
 
     def field(self, rng: np.random.Generator, cells: int) -> np.ndarray:
@@ -132,7 +136,7 @@ def _heart(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
     return _step(canvas.u + right, 0.008) * _step(left - canvas.u, 0.009)
 
 
-def _lungs(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
+def _lungs(canvas: _Canvas, body: _Anatomy, heart: np.ndarray) -> np.ndarray:
     """Return both lungs, 0..1, without the heart and the part below the diaphragm."""
     lungs = np.zeros_like(canvas.u)
     for side, sign in enumerate((-1, 1)):
@@ -142,7 +146,7 @@ def _lungs(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
         dome = body.base[side] + body.sulcus * ((x - middle) / (body.width[side] - middle)) ** 2
         sides = _step(np.minimum(x - inner, outer - x), 0.005)
         lungs += sides * _step(np.minimum(dome - canvas.v, canvas.v - body.apex[side]), 0.005)
-    return lungs * (1 - _heart(canvas, body))
+    return lungs * (1 - heart)
 
 
 def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
@@ -152,15 +156,15 @@ def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
     for side, sign in enumerate((-1, 1)):
 
         def arc(u: np.ndarray, v: np.ndarray, sign: int = sign) -> np.ndarray:
-            return np.stack([sign * u, v], 1)
+            return np.stack([sign * u, v], -1)
 
-        for k in range(10):
-            top, drop = body.apex[side] - 0.005 + body.ribs * k, 0.02 + 0.011 * k
-            reach = float(body.edges(side, top + drop + 0.02)[1]) + 0.01
-            u = 0.03 + (reach - 0.03) * np.sin(0.5 * np.pi * s)
-            back.append((arc(u, top - 0.05 * np.sin(np.pi * s) * (1 - s) + drop * s**2), 0.022))
-            if 1 <= k <= 6:
-                front.append((arc(reach * (1 - 0.62 * s**1.3), top + drop + 0.075 * np.sin(0.55 * np.pi * s)), 0.022))
+        k = np.arange(10)[:, None]  # one row for each rib
+        top, drop = body.apex[side] - 0.005 + body.ribs * k, 0.02 + 0.011 * k
+        reach = body.edges(side, top + drop + 0.02)[1] + 0.01
+        u = 0.03 + (reach - 0.03) * np.sin(0.5 * np.pi * s)
+        back += [(rib, 0.022) for rib in arc(u, top - 0.05 * np.sin(np.pi * s) * (1 - s) + drop * s**2)]
+        ends = arc(reach * (1 - 0.62 * s**1.3), top + drop + 0.075 * np.sin(0.55 * np.pi * s))
+        front += [(rib, 0.022) for rib in ends[1:7]]
         v = body.apex[side] + 0.06
         shoulders.append((arc(0.035 + 0.34 * s, v - 0.07 * s + 0.014 * np.sin(2 * np.pi * s)), 0.026))
         shoulders.append((arc(0.29 + 0.075 * s, v + 0.02 + 0.3 * s**1.4), 0.012))
@@ -172,10 +176,10 @@ def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
     """Return branches from the hila, thinner towards the lungs' edges, each with points and a width."""
     lines = []
     for sign in (-1, 1):
-        for angle in np.linspace(-1.25, 1.35, 11) + rng.normal(0, 0.1, 11):
-            steps = 0.03 * np.exp(1j * (angle + np.cumsum(rng.normal(0, 0.16, 8))))
-            path = complex(0.045, 0.44) + np.cumsum(steps)
-            points = np.stack([sign * path.real, path.imag], 1)
+        angles = np.linspace(-1.25, 1.35, 11) + rng.normal(0, 0.1, 11)
+        steps = 0.03 * np.exp(1j * (angles[:, None] + np.cumsum(rng.normal(0, 0.16, (11, 8)), 1)))
+        paths = complex(0.045, 0.44) + np.cumsum(steps, 1)
+        for points in np.stack([sign * paths.real, paths.imag], 2):
             lines += [(points[:3], 0.013), (points[2:5], 0.009), (points[4:], 0.006)]
     return lines
 
@@ -213,7 +217,9 @@ def _opacity(
     return added * (1 + 0.15 * np.clip(grain, -2, 2)) * lungs, (cover > 0.5) & (lungs > 0.5)
 
 
-def _density(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _density(
+    canvas: _Canvas, body: _Anatomy, heart: np.ndarray, lungs: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Return density along each pixel's ray, without lesions: 0 in air, about 0.25 in lung, 0.6 in the chest wall."""
     u, v = np.abs(canvas.u), canvas.v
     heights, halves = (-0.2, 0.0, 0.04, 0.09, 0.16, 0.24, 0.6, 1.2), (0.12, 0.12, 0.15, 0.34, 0.47, 0.5, 0.455, 0.48)
@@ -222,7 +228,7 @@ def _density(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray, rng: np.random.
     spine = _step(0.034 - u, 0.008) * (1 + 0.3 * np.cos(v * (2 * np.pi / 0.052)))
     trachea = _step(0.016 - u, 0.006) * _step(0.36 - v, 0.02)
     belly = _step(v - (body.base[0] + body.base[1]) / 2, 0.06) * (1 - lungs)
-    heart = _heart(canvas, body) * (1 - 0.8 * belly)
+    heart = heart * (1 - 0.8 * belly)
     hila = np.maximum(_ellipse(canvas, -0.075, 0.45, 0.035, 0.06), _ellipse(canvas, 0.08, 0.43, 0.03, 0.05))
     gas = _step(_ellipse(canvas, 0.15, body.base[1] + 0.055, 0.06, 0.03), 0.01)
     breasts = np.maximum(_ellipse(canvas, -0.2, 0.6, 0.15, 0.14), _ellipse(canvas, 0.2, 0.6, 0.15, 0.14))
