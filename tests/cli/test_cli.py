@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -92,11 +93,13 @@ def test_quickstart(cli, tmp_path, monkeypatch):
     assert err.count("\n") == 1
 
 
-def test_quickstart_on_ones_own_data(cli, phantoms, tmp_path):
+def test_quickstart_on_ones_own_data(cli, phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvrnet.model_info.describe_model", lambda name: SimpleNamespace(pretrained="no"))
     few = phantoms.with_name("few.csv")
     few.write_text("".join(phantoms.read_text().splitlines(keepends=True)[:25]))
-    status, out, _ = cli("quickstart", few, "-o", tmp_path / "q", "--epochs", 1)
+    status, out, err = cli("quickstart", few, "-o", tmp_path / "q", "--epochs", 1)
     assert status == 0
+    assert "Training cvrnet_tiny from random weights" in err
     assert "prob_CVP" in out
     assert not (tmp_path / "q" / "phantoms").exists()
 
