@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from tests.support.shared import made_once
@@ -39,7 +40,8 @@ def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
             digest = digest_of(network)
         except (AttributeError, pickle.PicklingError):  # an encoder of a test's own
             return really(network)
-        proto = onnx.load(made_once(folder / f"{digest}.onnx", lambda path: onnx.save(really(network), path)))
+        path = folder / f"{digest}.onnx"
+        proto = onnx.load(made_once(path, lambda path: onnx.save(_mark(really(network), network), path)))
         _fill(proto, network)
         return proto
 
@@ -49,8 +51,7 @@ def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
 def digest_of(network: PixelNetwork) -> str:
     """A digest of all of a network that is in its graph, but for the values of its models' tensors.
 
-    It says which tensors are zero, because PyTorch leaves these out of a graph. The values of novelty heads are part of
-    it, because PyTorch computes constants from them.
+    It says which tensors are zero, because PyTorch leaves these out of a graph.
     """
     import torch
 
@@ -66,16 +67,33 @@ def digest_of(network: PixelNetwork) -> str:
     with zipfile.ZipFile(pickled) as parts:
         digest.update(parts.read("archive/data.pkl"))
         digest.update(bytes(any(parts.read(name)) for name in parts.namelist() if "/data/" in name))
-    for values in network.novelty.state_dict().values():
-        digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _tensors(network: PixelNetwork) -> dict[str, np.ndarray]:
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def _mark(proto: onnx.ModelProto, network: PixelNetwork) -> onnx.ModelProto:
+    """Note which constants are transposed matrices of novelty heads: PyTorch does not name them."""
+    from onnx import numpy_helper
+
+    tensors = _tensors(network)
+    for value in proto.graph.initializer:
+        for name in tensors if value.name not in tensors else ():
+            if name.startswith("novelty.") and np.array_equal(tensors[name].T, numpy_helper.to_array(value)):
+                value.doc_string = name
+    return proto
 
 
 def _fill(proto: onnx.ModelProto, network: PixelNetwork) -> None:
     """Give a graph the values of a network's tensors, which have the same names."""
     from onnx import numpy_helper
 
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    tensors = _tensors(network)
     for value in proto.graph.initializer:
         if value.name in tensors:
-            value.CopyFrom(numpy_helper.from_array(tensors[value.name].detach().numpy(), value.name))
+            value.CopyFrom(numpy_helper.from_array(tensors[value.name], value.name))
+        elif value.doc_string:
+            value.CopyFrom(numpy_helper.from_array(tensors[value.doc_string].T, value.name))
