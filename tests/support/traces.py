@@ -80,10 +80,11 @@ def _mark(proto: onnx.ModelProto, network: PixelNetwork) -> onnx.ModelProto:
     from onnx import numpy_helper
 
     tensors = _tensors(network)
-    for value in proto.graph.initializer:
-        for name in tensors if value.name not in tensors else ():
-            if name.startswith("novelty.") and np.array_equal(tensors[name].T, numpy_helper.to_array(value)):
-                value.doc_string = name
+    matrices = {name: value for name, value in tensors.items() if name.startswith("novelty.") and value.ndim == 2}
+    for constant in proto.graph.initializer:
+        if constant.name not in tensors:
+            value = numpy_helper.to_array(constant)
+            constant.doc_string = next((name for name in matrices if np.array_equal(matrices[name].T, value)), "")
     return proto
 
 
