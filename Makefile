@@ -29,8 +29,8 @@ quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder 
 	$(BIN)/cvrnet quickstart $(DATA) --output quickstart --overwrite
 
 test: setup  ## Everything that continuous integration runs (a test builds the documentation, strictly)
-	$(MAKE) --jobs 2 bytecode types lint
-	$(MAKE) --jobs 2 tests timm-tests-of-two
+	$(MAKE) --jobs 2 types timm-tests-of-two bytecode lint
+	$(MAKE) tests
 
 test-fast: lint types  ## Style, types and the unit tests: an answer in under two minutes
 	$(PYTEST) -q -m "not slow and not realdata" tests/data tests/encoders tests/heads tests/metrics tests/network tests/runs
@@ -52,9 +52,8 @@ tests: setup  ## Our tests
 bytecode: setup  # otherwise, every worker compiles all modules that the tests import
 	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected || { cat .venv/collected; exit 1; }
 
-timm-tests-of-two: setup  # while our tests wait; their output comes at the end
-	OMP_NUM_THREADS=1 nice scripts/timm-tests cvrnet cvrnet_tiny >.venv/timm-tests 2>&1 || { cat .venv/timm-tests; exit 1; }
-	tail -n 1 .venv/timm-tests
+timm-tests-of-two: setup  # beside the type checker, which uses one processor
+	OMP_NUM_THREADS=1 scripts/timm-tests cvrnet cvrnet_tiny
 
 timm-tests: setup  ## timm's own test suite, unmodified, for every registered model
 	scripts/timm-tests
