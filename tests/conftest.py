@@ -50,8 +50,8 @@ os.environ |= {
     "NO_PROXY": "127.0.0.1,localhost",
 }
 
-# Enough to find a fault in a few runs; --hypothesis-profile=default draws more examples.
-settings.register_profile("quick", max_examples=25)
+# Enough to find a fault in a few runs; `make campaigns` draws 100 examples.
+settings.register_profile("quick", max_examples=15)
 settings.load_profile("quick")
 
 LONGEST = [

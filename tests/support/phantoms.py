@@ -11,7 +11,7 @@ import pytest
 from cvrnet.data import phantom_studies, phantoms
 from cvrnet.data.drawing import draw_film
 
-_drawn = lru_cache(500)(draw_film)  # of 256 pixels, these take 100 MB
+_drawn = lru_cache(2000)(draw_film)  # most have 64 pixels or fewer; of 256 pixels, these would take 400 MB
 
 
 def draw_once(patch: pytest.MonkeyPatch) -> None:
