@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import io
 import pickle
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,20 @@ from tests.support.shared import made_once
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from cvrnet.onnx.graph import PixelNetwork
+
+
+NOT_TRACED = {
+    "_arguments",
+    "_model_args",
+    "default_cfg",
+    "float32_parts",
+    "pretrained_cfg",
+    "pretrained_model_args",
+}
+"""Attributes of modules that say how these were made, or are used elsewhere."""
 
 
 def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -41,38 +54,57 @@ def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
         except (AttributeError, pickle.PicklingError):  # an encoder of a test's own
             return really(network)
         path = folder / f"{digest}.onnx"
-        proto = onnx.load(made_once(path, lambda path: onnx.save(_mark(really(network), network), path)))
+        proto = onnx.load(made_once(path, lambda path: onnx.save(_trace(really, network), path)))
         _fill(proto, network)
         return proto
 
     patch.setattr(cvrnet.onnx.export, "trace", trace)
 
 
-def digest_of(network: PixelNetwork) -> str:
-    """A digest of all of a network that is in its graph, but for the values of its models' tensors.
-
-    It says which tensors are zero, because PyTorch leaves these out of a graph.
-    """
+def _trace(really: Callable[[PixelNetwork], onnx.ModelProto], network: PixelNetwork) -> onnx.ModelProto:
+    """Trace a network with other values, because PyTorch leaves out tensors of zeros."""
     import torch
 
-    pickled, digest = io.BytesIO(), hashlib.sha256()
+    other, random = copy.deepcopy(network), torch.Generator().manual_seed(0)
+    for tensor in _all_tensors(other).values():
+        tensor.data.uniform_(0.5, 1, generator=random)
+    return _mark(really(other), other)
+
+
+def digest_of(network: PixelNetwork) -> str:
+    """A digest of all of a network that is in its graph, but for the values of its tensors."""
+    described = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:
-        for model in network.models:
-            for name in {"pretrained_cfg", "default_cfg"} & {*vars(model)}:  # no part of the graph
-                patch.setattr(model, name, {})
+        for part in network.modules():
+            for name in NOT_TRACED & {*vars(part)}:
+                patch.setattr(part, name, {})
         patch.setattr(network, "classes", [])
         patch.setattr(network, "preprocessing", network.preprocessing.input_size)
         patch.setattr(network, "decisions", network.decisions.calibration)
-        torch.save(network, pickled)
-    with zipfile.ZipFile(pickled) as parts:
-        digest.update(parts.read("archive/data.pkl"))
-        digest.update(bytes(any(parts.read(name)) for name in parts.namelist() if "/data/" in name))
-    return digest.hexdigest()[:32]
+        describer = _Describer(described)
+        describer.fast = True  # no references to what was written before: they tell which equal strings are one object
+        describer.dump(network)
+    return hashlib.sha256(described.getvalue()).hexdigest()[:32]
+
+
+class _Describer(pickle.Pickler):
+    """Writes the same bytes for the same structure, whichever objects are shared, and without values of tensors."""
+
+    def persistent_id(self, value: object) -> object:
+        """Describe tensors and sets, whose order differs between processes, by what is the same in all of them."""
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            return str(value.dtype), *value.shape
+        return sorted(value) if isinstance(value, set | frozenset) else None
+
+
+def _all_tensors(network: PixelNetwork) -> dict[str, torch.Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def _tensors(network: PixelNetwork) -> dict[str, np.ndarray]:
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    return {name: tensor.detach().numpy() for name, tensor in _all_tensors(network).items()}
 
 
 def _mark(proto: onnx.ModelProto, network: PixelNetwork) -> onnx.ModelProto:
