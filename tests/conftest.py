@@ -4,6 +4,7 @@ import atexit
 import functools
 import gc
 import json
+import logging
 import os
 import shutil
 import socket
@@ -98,9 +99,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave the million objects of what was imported out of the garbage collector's rounds, which tracing sets off."""
+    """Keep what was imported out of the garbage collector's rounds, and capture logging in one place."""
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
+    for logger in logging.root.manager.loggerDict.values():  # pytest attaches handlers to each of those that do not
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

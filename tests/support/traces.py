@@ -77,7 +77,7 @@ def digest_of(network: PixelNetwork) -> str:
     with pytest.MonkeyPatch.context() as patch:
         for part in network.modules():
             for name in NOT_TRACED & {*vars(part)}:
-                patch.setattr(part, name, {})
+                patch.delattr(part, name)
         patch.setattr(network, "classes", [])
         patch.setattr(network, "preprocessing", network.preprocessing.input_size)
         patch.setattr(network, "decisions", network.decisions.calibration)
