@@ -18,7 +18,7 @@ from cvrnet.encoders.packaged_weights import weights_package
 from cvrnet.errors import UserError
 from cvrnet.network import CVRNet
 
-_SAME_SHAPE = {
+SAME_SHAPE = {
     *(F.batch_norm, F.layer_norm),
     *(F.relu, F.hardtanh, F.hardswish, F.silu, F.gelu),
 }
@@ -77,7 +77,7 @@ def describe_model(name: str, img_size: int | None = None, **options: Any) -> Mo
     cfg: Any = model.default_cfg
     channels, height, width = cfg["input_size"]
     size = (channels, img_size or height, img_size or width)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, SkipOnMeta(_SAME_SHAPE):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, SkipOnMeta(SAME_SHAPE):
         maps = model.forward_maps(torch.empty(1, *size, device="meta"))
         model.head(model.pool_maps(maps))
     heads = []

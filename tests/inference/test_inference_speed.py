@@ -198,7 +198,7 @@ def test_what_rounds_worst_stays_in_float32(pixels, name, exact, rough):
     for part in exact:
         assert {p.dtype for p in twin.get_submodule(part).parameters()} == {torch.float32}
     assert twin.get_submodule(rough).weight.dtype == torch.bfloat16
-    x = Preprocessing.from_model(model).normalize(pixels)
+    x = Preprocessing.from_model(model).normalize(pixels[:2])
     with torch.no_grad():
         right = encoder(x)
         with torch.autocast("cpu", torch.bfloat16):

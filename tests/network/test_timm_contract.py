@@ -16,7 +16,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import cvrnet
-from cvrnet.encoders.network_size import create_on_meta
+from cvrnet.encoders.network_size import SkipOnMeta, create_on_meta
+from cvrnet.model_info import SAME_SHAPE
 from cvrnet.network import CVRNet
 from tests.support.networks import SMALL, images, small
 
@@ -53,7 +54,8 @@ def test_cfg_in_the_registry_is_that_of_the_model(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_any_size_that_radiographs_have(name: str) -> None:
     for size in ((224, 224), (299, 299), (200, 200), (97, 97), (193, 257)):
-        assert on_meta(name)(torch.empty(1, 3, *size, device="meta")).shape == (1, 3)
+        with SkipOnMeta(SAME_SHAPE):
+            assert on_meta(name)(torch.empty(1, 3, *size, device="meta")).shape == (1, 3)
 
 
 def test_features_heads_and_classifiers() -> None:
