@@ -6,6 +6,8 @@ v1 is arXiv 2007.11993.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,8 +46,18 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
     counts = {}
     with torch.enable_grad():
         for i, logits in enumerate(shapes.branch_logits(torch.empty(1, model.in_chans, 64, 64, device="meta")), 1):
-            # A head's path consists of the parameters that get a gradient from the head's logits.
-            gradients = torch.autograd.grad(logits.sum(), list(sizes), allow_unused=True, retain_graph=True)
-            used = zip(sizes.values(), gradients, strict=True)
-            counts[f"P{i}"] = sum(size for size, gradient in used if gradient is not None)
+            counts[f"P{i}"] = sum(sizes[parameter] for parameter in _parameters_of(logits))
     return {**counts, "total": sum(sizes.values())}
+
+
+def _parameters_of(logits: torch.Tensor) -> Iterator[nn.Parameter]:
+    """Yield the parameters that the logits depend on: those that autograd's graph ends at."""
+    left: list[Any] = [logits.grad_fn]
+    seen = {*left}
+    while left:
+        node = left.pop()
+        if hasattr(node, "variable"):
+            yield node.variable
+        new = {function for function, _ in node.next_functions if function is not None} - seen
+        seen |= new
+        left += new
