@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 from tests.support import forks, interrupts
@@ -70,6 +69,17 @@ def used(folder: Path) -> int:
     return sum(-(-max(size, 1) // PAGE) * PAGE for size in sizes)
 
 
+def fill(disks: Disks, names: list[str], sizes: int, rng: random.Random) -> interrupts.Results:
+    """Run these commands in turn on disks of random sizes."""
+    results = interrupts.Results()
+    for i in range(sizes):
+        name = names[i % len(names)]
+        size = max(rng.randrange(used(disks.output(name))), PAGE)
+        print(f"{size:,} bytes", file=sys.stderr)
+        results.add(f"full disk, {name}", *disks.fill(name, size))
+    return results
+
+
 def main() -> int:
     """Run a campaign; return exit status 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,23 +91,12 @@ def main() -> int:
         command = ["unshare", "-rm", sys.executable, *sys.argv]
         return subprocess.run(command, env=os.environ | {INSIDE: "1"}).returncode
     forks.prepare()
-    rng = random.Random(given.seed)
     names = given.commands.split(",")
-    counts: dict[str, Counter[str]] = {}
-    problems = 0
     with tempfile.TemporaryDirectory() as folder:
-        disks = Disks(Path(folder), names)
-        for i in range(given.sizes):
-            name = names[i % len(names)]
-            size = max(rng.randrange(used(disks.output(name))), PAGE)
-            result, wrong = disks.fill(name, size)
-            counts.setdefault(name, Counter())[result] += 1
-            counts[name]["problems"] += bool(wrong)
-            problems += bool(wrong)
-            print(f"{name}, {size:,} bytes: {'; '.join([result, *wrong])}", file=sys.stderr, flush=True)
-    for name, count in counts.items():
-        print(json.dumps({"kind": f"full disk, {name}", **count}))
-    return int(problems > 0)
+        results = fill(Disks(Path(folder), names), names, given.sizes, random.Random(given.seed))
+    for row in results.rows():
+        print(json.dumps(row))
+    return int(bool(results.problems))
 
 
 if __name__ == "__main__":

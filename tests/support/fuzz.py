@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support import forks, mutations
+from tests.support.interrupts import TRAINING, WHOLE, Commands
 
 BATCH = 200
-TRAINING = ["--encoders", "test_resnet", "--img-size", "64", "--no-pretrained", "--lr", "1e-3", "--no-audit"]
 
 
 @dataclass
@@ -43,21 +43,18 @@ class Campaign:
 
     Args:
         folder: Folder for the damaged files and the outputs.
+        commands: What made the data set and the run.
         seed: Seed of the damage.
         keep: Folder for each file for which a check failed.
     """
 
-    def __init__(self, folder: Path, seed: int, keep: Path | None) -> None:
+    def __init__(self, folder: Path, commands: Commands, seed: int, keep: Path | None) -> None:
         self.folder, self.keep = folder, keep
         self.rng = random.Random(seed)
         self.counts: dict[str, Count] = {}
         self.case = folder / "case"
         self.pictures = mutations.pictures()
-        self.data = folder / "data"
-        self.run = folder / "run"
-        os.environ["CVRNET_CACHE"] = str(folder / "cache")
-        self._must("phantoms", "-o", self.data, "-n", 36, "--size", 64)
-        self._must("train", self.data, "-o", self.run, "--epochs", 1, *TRAINING)
+        self.data, self.run = commands.data, commands.run
         self.image = next(self.data.glob("images/**/*.png"))
 
     def _must(self, *arguments: object) -> None:
@@ -126,7 +123,7 @@ class Campaign:
             "model.safetensors": [["predict", at, self.image], ["explain", at, self.image, "-o", out]],
             "run.json": [
                 ["evaluate", at, self.data, "-o", out, "--no-audit"],
-                ["train", self.data, "-o", at, "--epochs", 1, *TRAINING, "--resume"],
+                ["train", self.data, "-o", at, *WHOLE, "--resume"],
                 ["audit", self.data, "--model", at],
             ],
             "split.csv": [
@@ -134,10 +131,10 @@ class Campaign:
                 ["audit", self.data, "--model", at],
                 ["crossval", self.data, "-o", out, *TRAINING, "--split-from", at / "split.csv", "--only-fold", 9],
             ],
-            "metrics.json": [["train", self.data, "-o", at, "--epochs", 1, *TRAINING, "--resume"]],
-            "predictions.csv": [["train", self.data, "-o", at, "--epochs", 1, *TRAINING, "--resume"]],
-            "history.csv": [["train", self.data, "-o", at, "--epochs", 1, *TRAINING, "--resume"]],
-            "training-state.pt": [["train", self.data, "-o", at, "--epochs", 2, *TRAINING, "--resume"]],
+            "metrics.json": [["train", self.data, "-o", at, *WHOLE, "--resume"]],
+            "predictions.csv": [["train", self.data, "-o", at, *WHOLE, "--resume"]],
+            "history.csv": [["train", self.data, "-o", at, *WHOLE, "--resume"]],
+            "training-state.pt": [["train", self.data, "-o", at, *WHOLE, "--resume"]],
             "model.onnx": [["predict", at / "model.onnx", self.image]],
         }
         names = list(uses)
@@ -169,7 +166,7 @@ class Campaign:
                 time.sleep(0.002)
             os.kill(child, 9)
 
-        forks.run(self.folder / "setup", "train", self.data, "-o", folder, "--epochs", 2, *TRAINING, interrupt=kill)
+        forks.run(self.folder / "setup", "train", self.data, "-o", folder, *WHOLE, interrupt=kill)
         assert (folder / "training-state.pt").is_file()
         return folder
 
@@ -220,6 +217,17 @@ def rows(counts: dict[str, Count]) -> Iterator[dict[str, object]]:
         }
 
 
+def damage(
+    campaign: Campaign, manifests: int, model_files: int, images: int, bombs: int
+) -> Iterator[dict[str, object]]:
+    """Damage so many files of each kind, and return the table."""
+    campaign.manifests(manifests)
+    campaign.model_files(model_files)
+    campaign.images(images)
+    campaign.bombs(bombs)
+    return rows(campaign.counts)
+
+
 def main() -> int:
     """Run a campaign; return exit status 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -234,17 +242,9 @@ def main() -> int:
     given = parser.parse_args()
     forks.prepare()
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder), given.seed, given.keep)
-        parts: list[tuple[Callable[[int], None], int]] = [
-            (campaign.manifests, given.manifests),
-            (campaign.model_files, given.model_files),
-            (campaign.images, given.images),
-            (campaign.bombs, given.bombs),
-        ]
-        for part, number in parts:
-            if number:
-                part(number)
-        table = list(rows(campaign.counts))
+        commands = Commands(Path(folder) / "made", ["train"])
+        campaign = Campaign(Path(folder), commands, given.seed, given.keep)
+        table = list(damage(campaign, given.manifests, given.model_files, given.images, given.bombs))
     for row in table:
         print(json.dumps(row))
     return int(any(row["faults"] for row in table))

@@ -23,6 +23,7 @@ from tests.support.signals import sigint
 from tests.support.whole import broken
 
 TRAINING = ["--encoders", "test_resnet", "--img-size", 64, "--no-pretrained", "--lr", 1e-3, "--seed", 0, "--no-audit"]
+WHOLE = [*TRAINING, "--epochs", 2, "--num-workers", 1]
 ALL = ("predict", "phantoms", "explain", "evaluate", "export", "audit", "train", "crossval", "soup")
 
 
@@ -58,9 +59,9 @@ class Commands:
     def arguments(self, name: str, output: Path) -> list[object]:
         """Return a command line."""
         return {
-            "train": ["train", self.data, "-o", output, *TRAINING, "--epochs", 2, "--num-workers", 1],
+            "train": ["train", self.data, "-o", output, *WHOLE],
             "crossval": ["crossval", self.data, "-o", output, *TRAINING, "--epochs", 1, "--folds", 3],
-            "predict": ["predict", self.run, self.data / "images", "-o", output / "p.csv"],
+            "predict": ["predict", self.run, self.data / "images", "--heads", "-o", output / "p.csv"],
             "evaluate": ["evaluate", self.run, self.data, "-o", output, "--no-audit"],
             "audit": ["audit", self.data, "-o", output],
             "explain": ["explain", self.run, self.data / "images/site-a", "-o", output, "--raw"],
@@ -139,6 +140,54 @@ def while_importing(after: float, *command: str) -> tuple[int, str]:
     return process.returncode, err
 
 
+class Results:
+    """How often each kind of interruption ended in each way, and what was wrong."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {}
+        self.problems: list[str] = []
+
+    def add(self, kind: str, result: str, wrong: list[str]) -> None:
+        """Count a result, and print it to stderr."""
+        self.counts.setdefault(kind, Counter())[result] += 1
+        self.counts[kind]["problems"] += bool(wrong)
+        self.problems.extend(f"{kind}: {line}" for line in wrong)
+        print(f"{kind}: {result}{''.join(f'; {line}' for line in wrong)}", file=sys.stderr, flush=True)
+
+    def rows(self) -> list[dict[str, object]]:
+        """Return a row for each kind."""
+        return [{"kind": kind, **count} for kind, count in self.counts.items()]
+
+
+def interrupt(commands: Commands, names: list[str], moments: int, kills: int, rng: random.Random) -> Results:
+    """Stop these commands in turn at random moments, by Ctrl-C, then by kill -9."""
+    results = Results()
+    for i in range(moments):
+        name = names[i % len(names)]
+        results.add(f"Ctrl-C, {name}", *commands.stop(name, rng.uniform(0, commands.seconds[name]), signal.SIGINT))
+    long = [name for name in names if name in ("train", "crossval")]
+    for i in range(kills if long else 0):
+        name = long[i % len(long)]
+        results.add(f"kill -9, {name}", *commands.stop(name, rng.uniform(0, commands.seconds[name]), signal.SIGKILL))
+    return results
+
+
+def interrupt_imports(number: int, rng: random.Random) -> Results:
+    """Stop programs while they start."""
+    results = Results()
+    program = str(Path(sys.executable).with_name("cvrnet"))
+    for _ in range(number):
+        after = rng.uniform(0.1, 8)
+        status, err = while_importing(after, program, "predict", "nothing", "nothing.png")
+        lines = err.strip().splitlines()
+        clean = (status, lines) == (130, ["Error: interrupted"]) or (status == -signal.SIGINT and not lines)
+        done = status == 1 and len(lines) == 1
+        what = "stopped" if clean else "finished" if done else "unclean"
+        wrong = [] if clean or done else [f"after {after:.2f} s: {status}: {err.strip()[-300:]}"]
+        results.add("while it starts", what, wrong)
+    return results
+
+
 def main() -> int:
     """Run a campaign; return exit status 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -149,42 +198,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng = random.Random(given.seed)
-    counts: dict[str, Counter[str]] = {}
-    problems: list[str] = []
-
-    def tell(kind: str, result: str, wrong: list[str]) -> None:
-        counts.setdefault(kind, Counter())[result] += 1
-        counts[kind]["problems"] += bool(wrong)
-        problems.extend(f"{kind}: {line}" for line in wrong)
-        print(f"{kind}: {result}{''.join(f'; {line}' for line in wrong)}", file=sys.stderr, flush=True)
-
-    program = str(Path(sys.executable).with_name("cvrnet"))
-    for _ in range(given.imports):
-        after = rng.uniform(0.1, 8)
-        status, err = while_importing(after, program, "predict", "nothing", "nothing.png")
-        lines = err.strip().splitlines()
-        clean = (status, lines) == (130, ["Error: interrupted"]) or (status == -signal.SIGINT and not lines)
-        done = status == 1 and len(lines) == 1
-        what = "stopped" if clean else "finished" if done else "unclean"
-        tell("while it starts", what, [] if clean or done else [f"after {after:.2f} s: {status}: {err.strip()[-300:]}"])
-
+    results = [interrupt_imports(given.imports, rng)]
     names = given.commands.split(",")
     if given.moments or given.kills:
         forks.prepare()
         with tempfile.TemporaryDirectory() as folder:
             commands = Commands(Path(folder), names)
-            for i in range(given.moments):
-                name = names[i % len(names)]
-                result, wrong = commands.stop(name, rng.uniform(0, commands.seconds[name]), signal.SIGINT)
-                tell(f"Ctrl-C, {name}", result, wrong)
-            long = [name for name in names if name in ("train", "crossval")]
-            for i in range(given.kills if long else 0):
-                name = long[i % len(long)]
-                result, wrong = commands.stop(name, rng.uniform(0, commands.seconds[name]), signal.SIGKILL)
-                tell(f"kill -9, {name}", result, wrong)
-    for kind, count in counts.items():
-        print(json.dumps({"kind": kind, **count}))
-    return int(bool(problems))
+            results.append(interrupt(commands, names, given.moments, given.kills, rng))
+    for row in [row for part in results for row in part.rows()]:
+        print(json.dumps(row))
+    return int(any(part.problems for part in results))
 
 
 if __name__ == "__main__":
