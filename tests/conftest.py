@@ -181,12 +181,13 @@ def _cheap_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cheap_audits() -> Iterator[None]:
-    """Local features are found once for each picture."""
+    """Local features are found once for each picture, and compared once for each set of pictures."""
     with pytest.MonkeyPatch.context() as patch:
         if "cvrnet.audit.measurements" in sys.modules:  # a run of few tests need not import it
-            from tests.support.measurements import describe_once
+            from tests.support.measurements import compare_once, describe_once
 
             describe_once(patch)
+            compare_once(patch)
         yield
 
 

@@ -1,11 +1,14 @@
-"""Local features found once for each picture: the tests audit the same phantoms again and again."""
+"""Local features found and compared once for each picture: the tests audit the same phantoms again and again."""
 
 from __future__ import annotations
+
+import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cvrnet.audit import measurements
+from cvrnet.audit import duplicates, measurements
 
 _MOST = 1000  # pictures, with about 30 kB each
 
@@ -23,3 +26,18 @@ def describe_once(patch: pytest.MonkeyPatch) -> None:
         return found[key]
 
     patch.setattr(measurements, "describe", describe)
+
+
+def compare_once(patch: pytest.MonkeyPatch) -> None:
+    """Keep the pairs of pictures that share features, for each set of pictures."""
+    really, found = duplicates.neighbours, {}
+
+    def neighbours(descriptors: np.ndarray, *numbers: np.ndarray, seed: int) -> Any:
+        key = hashlib.sha256(repr((seed, descriptors.shape)).encode())
+        for array in (descriptors, *numbers):
+            key.update(np.ascontiguousarray(array))
+        if key.digest() not in found:
+            found[key.digest()] = list(really(descriptors, *numbers, seed=seed))
+        return found[key.digest()]
+
+    patch.setattr(duplicates, "neighbours", neighbours)
