@@ -25,6 +25,7 @@ from cvrnet.inference import Predictor
 from cvrnet.metrics import bootstrap_intervals
 from cvrnet.runs.held_out import held_out
 from tests.conftest import PLAIN
+from tests.support.measurements import no_local_features  # noqa: F401
 
 LABELS = ["CVP", "NCP", "NOR"]
 

@@ -15,6 +15,7 @@ from cvrnet.audit.orientation import WAYS, orientation_margins
 from cvrnet.audit.wrong_pictures import unlikeness, wrong_picture_findings
 from cvrnet.data import Record, read_image, write_phantoms
 from cvrnet.encoders.packaged_weights import weights_package
+from tests.support.measurements import no_local_features  # noqa: F401
 
 NO_FEATURES = "no weights"
 needs_lite = pytest.mark.skipif(
