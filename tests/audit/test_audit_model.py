@@ -15,10 +15,13 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from cvrnet.audit import Examination, Finding, audit
+from cvrnet.audit import Examination, Finding, audit, read_audited
 from cvrnet.audit.examination import ONLY, WHOLE, WITHOUT, keep, read_mask
 from cvrnet.audit.measurements import measure
+from cvrnet.audit.metadata_findings import source_findings
 from cvrnet.audit.model_findings import estimate_mean, model_findings
+from cvrnet.audit.probes import probe
+from cvrnet.audit.shortcuts import SEVERE_AUC, label_finding
 from cvrnet.data import Preprocessing, Record, read_image, read_records, write_phantoms
 from cvrnet.errors import UserError
 from cvrnet.inference import Predictor
@@ -163,6 +166,17 @@ def honest(tmp_path_factory) -> Predictor:
 def planted(tmp_path_factory) -> Path:
     """Phantoms with a shortcut."""
     return write_phantoms(tmp_path_factory.mktemp("planted") / "p", 150, size=64, shortcut=True)
+
+
+def test_the_planted_shortcut_is_found(planted, tmp_path):
+    records, *_ = read_audited(planted)
+    assert {f.code: f.severity for f in source_findings(records)}["label-source"] == "severe"
+    images, _ = measure(records, tmp_path)
+    finding = label_finding(probe(images, "corners", [r.label for r in records]))
+    assert (finding.code, finding.severity) == ("label-probe:corners", "severe")
+    assert finding.figures["best_class"] == "CVP"
+    assert finding.figures["best_class_auc_low"] > SEVERE_AUC
+    assert "Label predictable from the corners alone: AUC" in finding.sentence
 
 
 def examine(predictor: Predictor, records: list[Record], folder: Path) -> Examination:

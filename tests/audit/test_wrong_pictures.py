@@ -67,13 +67,6 @@ def test_planted_pictures_are_found_in_phantoms(clean, tmp_path):
     assert finding.sentence.endswith(" Pictures unlike the others were not searched for: no weights.")
 
 
-@needs_lite
-def test_phantoms_are_clean(clean, tmp_path):
-    (finding,) = wrong_picture_findings(planted(tmp_path, clean, []), image_features(clean))
-    assert (finding.severity, finding.files) == ("note", ())
-    assert finding.sentence == "No picture looks blank, badly exposed, turned, inverted or unlike all others."
-
-
 def test_few_pictures_are_not_judged(clean, tmp_path):
     few = clean[: MIN_IMAGES - 8]
     made = rubbish(read_image(clean[0].path))
