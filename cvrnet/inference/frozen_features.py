@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import math
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cvrnet.copies import copy_network
 from cvrnet.data import Augmentation, ImageCache, Preprocessing, Record
 from cvrnet.data.array_files import ArrayFiles, image_status
 from cvrnet.data.decode_apart import decoding_threads
@@ -212,8 +212,9 @@ class FrozenFeatures:
     def _frozen(self) -> HeadLogits:
         """Return the network as prediction uses it; the network is made only if vectors are missing."""
         if self._network is None:
-            network = fuse_batch_norm(copy.deepcopy(self._model).eval()).to(self.device)
-            self._network = HeadLogits(network.to(memory_format=torch.channels_last), self.precision)
+            network = fuse_batch_norm(copy_network(self._model).eval())
+            network = network.to(self.device, memory_format=torch.channels_last)
+            self._network = HeadLogits(network, self.precision)
         return self._network
 
     def _key(self, model: CVRNet, index: int) -> str:

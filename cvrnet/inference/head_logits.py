@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cvrnet.copies import copy_network
 from cvrnet.devices import AUTOCAST_DTYPES, autocast
 from cvrnet.heads.novelty import NoveltyHead, map_sides
 from cvrnet.network import CVRNet
@@ -74,7 +74,7 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     if not any(type(module) in (nn.Conv2d, nn.Linear) for part in _trunks(model) for module in part.modules()):
         return model
-    twin: Any = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    twin: Any = copy_network(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     for i, (part, names) in enumerate(zip(_trunks(twin), float32_parts(model) or [[]], strict=True)):
         exact = {module for name in names for module in part.get_submodule(name).modules()}
         for module in part.modules():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import copy
 import functools
 import itertools
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cvrnet.copies import copy_network
 from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.network import CVRNet
@@ -45,7 +45,7 @@ def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
         model: The trained network, on the device on which it will predict; it is not changed.
         images: Normalised images, (N, C, H, W), on that device: about `IMAGES` images that were not used for training.
     """
-    network: Any = fuse_batch_norm(copy.deepcopy(model).eval()).to(memory_format=torch.channels_last)
+    network: Any = fuse_batch_norm(copy_network(model).eval()).to(memory_format=torch.channels_last)
     setattr(network, KEY, None)
     exact = _probabilities(network, images, "fp32")
 

@@ -5,7 +5,6 @@ The inputs of training are pooled feature maps, which are computed before traini
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from cvrnet.copies import copy_network
 from cvrnet.data.studies import Study, pictures_of
 from cvrnet.heads import Bags
 from cvrnet.inference.bag_features import answer_frozen, join_bags
@@ -111,7 +111,7 @@ class FrozenBags(FrozenEncoders):
         mean, std = mean_std(features.vectors, features.rows(pictures_of(train)))
         self.trained = StandardizedBags(model.head, model, mean, std).to(processes.device)
         self.evaluated = self.trained
-        self.best = copy.deepcopy(self.trained)
+        self.best = copy_network(self.trained)
         self.network = processes.parallel(self.trained)
 
     def inputs(self, bags: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from cvrnet.copies import copy_network
 from cvrnet.data import Record
 from cvrnet.heads import MultiScaleAveragingHead, to_probabilities
 from cvrnet.inference.frozen_features import FrozenFeatures, Vectors, head_inputs
@@ -79,7 +79,7 @@ class StandardizedHead(nn.Module):
 
         ``W ((x - mean) / std) + b`` is ``(W / std) x + (b - (W / std) mean)``.
         """
-        head = copy.deepcopy(self.head).eval()
+        head = copy_network(self.head).eval()
         for block, (mean, std) in zip(head.blocks, self.input_statistics(), strict=True):
             dense = next(module for module in block.modules() if isinstance(module, nn.Linear))
             dense.weight.div_(std)
@@ -120,7 +120,7 @@ class FrozenEncoders:
         mean, std = mean_std(features.vectors, rows)
         self.trained = StandardizedHead(model.head, model, mean, std).to(processes.device)
         self.evaluated: Any = self.trained  #: the heads that are validated and saved
-        self.best = copy.deepcopy(self.trained)
+        self.best = copy_network(self.trained)
         self.network = processes.parallel(self.trained)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cvrnet.copies import copy_network
 from cvrnet.data.preprocessing import (
     check_interpolation,
     with_grey_version,
@@ -196,7 +196,13 @@ class InitialModel:
         """Return a copy to train. All copies share frozen encoders, which do not change."""
         model: Any = self.model
         shared = [model.encoders] if self.config.freeze == "all" else []
-        return copy.deepcopy(model, {id(part): part for part in shared})
+        return copy_network(model, {id(part): part for part in shared})
+
+    def take(self) -> nn.Module:
+        """Return the model itself, for a run's only training; it would be created again if it were needed again."""
+        model = self.model
+        del self.model
+        return model
 
 
 def pretrained_from(model: Any) -> list[str]:

