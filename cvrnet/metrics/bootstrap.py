@@ -249,10 +249,27 @@ def as_intervals(parts: Sequence[Any], few: bool) -> Any:
     resample, or a nested dictionary of such arrays. An interval is None if there are too few patients (``few``), or if
     less than `MIN_DEFINED` of the values are defined.
     """
-    if isinstance(parts[0], Mapping):
-        return {key: as_intervals([part[key] for part in parts], few) for key in parts[0]}
-    values = np.concatenate(parts)
-    defined = values[~np.isnan(values)]
-    if few or len(defined) < MIN_DEFINED * len(values):
-        return None
-    return [float(bound) for bound in np.percentile(defined, [100 * TAIL, 100 * (1 - TAIL)])]
+    scores = [np.concatenate(values) for values in zip(*map(_leaves, parts), strict=True)]
+    found: list[list[float] | None] = [None] * len(scores)
+    by_count: dict[int, dict[int, NDArray[np.float64]]] = {}
+    for place, values in enumerate(scores):
+        defined = values[~np.isnan(values)]
+        if not few and len(defined) >= MIN_DEFINED * len(values):
+            by_count.setdefault(len(defined), {})[place] = defined
+    for rows in by_count.values():  # one call for all scores takes a fifth of the time of one call for each
+        bounds = np.percentile(np.stack([*rows.values()]), [100 * TAIL, 100 * (1 - TAIL)], axis=1)
+        for place, interval in zip(rows, bounds.T.tolist(), strict=True):
+            found[place] = interval
+    return _with_leaves(parts[0], iter(found))
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Return the values of a nested dictionary, in its order."""
+    return [leaf for value in tree.values() for leaf in _leaves(value)] if isinstance(tree, Mapping) else [tree]
+
+
+def _with_leaves(tree: Any, leaves: Iterator[Any]) -> Any:
+    """Return a nested dictionary like ``tree``, with other values."""
+    if isinstance(tree, Mapping):
+        return {key: _with_leaves(value, leaves) for key, value in tree.items()}
+    return next(leaves)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cvrnet.metrics.inputs import check
+from cvrnet.metrics.inputs import check, unchecked
 
 ABOVE_ALL = float(np.nextafter(1.0, 2.0))  # a threshold that no probability reaches
 
@@ -35,9 +35,11 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
     for k, name in enumerate(classes):
         truth = labels == k
         if truth.any() and not truth.all():
-            fpr, tpr, threshold = sk.roc_curve(truth, table[:, k])
+            with unchecked():
+                fpr, tpr, threshold = sk.roc_curve(truth, table[:, k])
+                area = float(sk.auc(fpr, tpr))
             threshold = np.minimum(threshold, ABOVE_ALL)  # scikit-learn's first threshold is infinite
-            per_class[name] = {"fpr": fpr, "tpr": tpr, "threshold": threshold, "auc": float(sk.auc(fpr, tpr))}
+            per_class[name] = {"fpr": fpr, "tpr": tpr, "threshold": threshold, "auc": area}
     curves = [curve for curve in per_class.values() if curve is not None]
     if not curves:
         return {"per_class": per_class, "macro": None}
@@ -71,12 +73,14 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
     for k, name in enumerate(classes):
         truth = labels == k
         if truth.any():
-            precision, recall, threshold = sk.precision_recall_curve(truth, table[:, k])
+            with unchecked():
+                precision, recall, threshold = sk.precision_recall_curve(truth, table[:, k])
+                area = float(sk.average_precision_score(truth, table[:, k]))
             per_class[name] = {
                 "recall": recall,
                 "precision": precision,
                 "threshold": np.append(threshold, ABOVE_ALL),
-                "average_precision": float(sk.average_precision_score(truth, table[:, k])),
+                "average_precision": area,
                 "prevalence": float(truth.mean()),
             }
     curves = [curve for curve in per_class.values() if curve is not None]

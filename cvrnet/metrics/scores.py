@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.calibration import brier_score, expected_calibration_error
-from cvrnet.metrics.inputs import check
+from cvrnet.metrics.inputs import check, unchecked
 
 
 def classification_scores(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
@@ -80,7 +80,8 @@ def _one_against_others(
     """
     found: list[float | None] = [None] * len(defined)
     if defined.any():
-        values = np.atleast_1d(score(truth[:, defined], table[:, defined], average=None))
+        with unchecked():
+            values = np.atleast_1d(score(truth[:, defined], table[:, defined], average=None))
         for k, value in zip(np.flatnonzero(defined), values, strict=True):
             found[k] = float(value)
     return found
