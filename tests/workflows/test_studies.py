@@ -247,7 +247,12 @@ def test_a_whole_network_trains_on_small_bags(follow_up: Path, tmp_path: Path) -
     again = {row["path"]: float(row["prob_worse"]) for row in rows(tmp_path / "e" / "predictions.csv")}
     for row in rows(tmp_path / "run" / "predictions.csv"):
         assert again[row["path"]] == pytest.approx(float(row["prob_worse"]), abs=1e-4)
-    write_studies(tmp_path / "cts", "volumes", 12, size=64)
+    (tmp_path / "cts").mkdir()
+    pictures = [(f"{i}.png", "AB"[i // 33 % 2], f"p{i // 33}", f"s{i // 33}") for i in range(12 * 33)]
+    with (tmp_path / "cts" / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "patient_id", "study_id"), *pictures])
+    for name, *_ in pictures:
+        Image.new("L", (32, 32)).save(tmp_path / "cts" / name)
     with pytest.raises(UserError, match="without --freeze all, expected at most 32"):
         train(tmp_path / "cts", tmp_path / "t", config, **PLAIN)
 
