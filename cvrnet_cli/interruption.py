@@ -74,6 +74,13 @@ def _on_sigint(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt_later() -> None:
-    later = threading.Timer(0.05, _thread.interrupt_main)
+    later = threading.Timer(0.05, _interrupt)
     later.daemon = True
     later.start()
+
+
+def _interrupt() -> None:
+    if hasattr(signal, "pthread_kill"):  # a signal also ends a system call that waits, as for a server or a disk
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn import config_context
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
@@ -190,14 +190,9 @@ def _forest(known: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.
 
 
 def _ridge(known: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
-    """As `_forest`, by a linear model; this is scikit-learn's RidgeClassifier with balanced classes, but faster."""
-    _, index, counts = np.unique(y, return_inverse=True, return_counts=True)
-    signs = np.where(index[:, None] == np.arange(len(counts)), 1, -1)
-    signs = signs[:, 1:] if len(counts) == 2 else signs
-    model = Ridge(alpha=len(y) / 2).fit(known, signs, sample_weight=(len(y) / (len(counts) * counts))[index])
-    margin = model.predict(new)
-    margin = np.stack([-margin.ravel(), margin.ravel()], axis=1) if len(counts) == 2 else margin
-    return softmax(margin, axis=1)
+    """As `_forest`, by a linear model."""
+    margin = RidgeClassifier(alpha=len(y) / 2, class_weight="balanced").fit(known, y).decision_function(new)
+    return softmax(np.stack([-margin, margin], axis=1) if margin.ndim == 1 else margin, axis=1)
 
 
 def _permute(y: np.ndarray, patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -198,12 +198,6 @@ class InitialModel:
         shared = [model.encoders] if self.config.freeze == "all" else []
         return copy_network(model, {id(part): part for part in shared})
 
-    def take(self) -> nn.Module:
-        """Return the model itself, for a run's only training; it would be created again if it were needed again."""
-        model = self.model
-        del self.model
-        return model
-
 
 def pretrained_from(model: Any) -> list[str]:
     """Return where pretrained weights came from: a text for each encoder of a CVR-Net, or one text for another model.

@@ -76,7 +76,7 @@ def train(
         refuse_missing(job, sets["train"])
         folder = job.place.folder
         open_run(job, folder, "train", ((r, name) for name, members in sets.items() for r in members), test_source)
-        metrics = train_sets(with_features(job, [folder]), sets, folder, only=True)
+        metrics = train_sets(with_features(job, [folder]), sets, folder)
         if job.processes.is_main:
             finish_report(folder, maps)
         job.processes.wait()
@@ -100,13 +100,12 @@ def refuse_missing(job: Job, train: Sequence[Record]) -> None:
 
 
 def train_sets(
-    job: Job, sets: Mapping[str, list[Record]], folder: Path, name: str = "", fold: int = 0, only: bool = False
+    job: Job, sets: Mapping[str, list[Record]], folder: Path, name: str = "", fold: int = 0
 ) -> dict[str, Any]:
     """Train on ``train``, stop by the scores on ``val``, and evaluate the best epoch on every set except ``train``.
 
     If training in the folder is finished (see `is_finished`), its results are only read. If the folder has a training
-    state, the training is resumed. ``name`` and ``fold`` are for `Callbacks.training`. ``only`` says that the run
-    has no other training, so that this one needs no copy of the initial model.
+    state, the training is resumed. ``name`` and ``fold`` are for `Callbacks.training`.
 
     Returns:
         The content of metrics.json on the main process, ``{}`` on the others.
@@ -115,7 +114,7 @@ def train_sets(
     progress = job.callbacks.training(name, fold) if processes.is_main else Progress()
     metrics: dict[str, Any] = {}
     if not is_finished(folder, config):
-        model, features = job.initial.take() if only else job.initial.copy(), job.features
+        model, features = job.initial.copy(), job.features
         arguments = (config, sets["train"], sets["val"], job.classes, job.cache, folder)
         run = "/".join(filter(None, (job.output.name, name, fold_name(fold) if fold else "")))
         with tracked(job.log if processes.is_main else "", progress, run, folder, config) as progress:
