@@ -35,7 +35,7 @@ class TorchEngine:
         self.precision = select_precision(dtype, self.device)
         self.classes, self.preprocessing = shared_settings(models)
         self.unit, self.task = checkpoint_unit(models[0]), checkpoint_task(models[0])
-        self.models: list[Any] = [m.eval().to(self.device, memory_format=torch.channels_last) for m in models]
+        self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
         #: For each model, the head that computes how unlike the training images an image is; empty if a model lacks it.
         self.novelty: list[NoveltyHead] = []
         self.compile = compile

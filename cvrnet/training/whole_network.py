@@ -44,7 +44,7 @@ class WholeNetwork:
     ) -> None:
         self.config, self.val, self.classes, self.cache, self.processes = config, val, classes, cache, processes
         self.smallest_part = smallest_part(model, config)  #: the least number of images in a part of a batch
-        self.trained: Any = model.to(processes.device, memory_format=torch.channels_last)
+        self.trained: Any = model.to(processes.device).to(memory_format=torch.channels_last)
         if config.compile:
             self.trained.compile()
         self.evaluated = self.trained  #: the model that is validated and saved
