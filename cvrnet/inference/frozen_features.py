@@ -212,9 +212,8 @@ class FrozenFeatures:
     def _frozen(self) -> HeadLogits:
         """Return the network as prediction uses it; the network is made only if vectors are missing."""
         if self._network is None:
-            network = fuse_batch_norm(copy_network(self._model).eval())
-            network = network.to(self.device, memory_format=torch.channels_last)
-            self._network = HeadLogits(network, self.precision)
+            network = fuse_batch_norm(copy_network(self._model).eval()).to(self.device)
+            self._network = HeadLogits(network.to(memory_format=torch.channels_last), self.precision)
         return self._network
 
     def _key(self, model: CVRNet, index: int) -> str:
