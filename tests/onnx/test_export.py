@@ -1,5 +1,6 @@
 """ONNX files: the answers of PyTorch, by two engines; nothing of this machine in them; bad files named."""
 
+import copy
 import getpass
 import hashlib
 import json
@@ -215,21 +216,23 @@ def test_a_plain_timm_model_of_another_size(plain, tmp_path, images):
 def test_networks_that_differ_are_traced_apart(plain, tmp_path):
     """The tests trace a network once: the same from another folder or with other weights, but none of another setting.
 
-    Each file has its own network's weights, also where they are zeros, which PyTorch leaves out of a graph.
+    Each file has its own network's weights. A tensor of zeros is left out of a graph, and one that equals another is
+    joined with it, so these are differences. A copy is the same.
     """
     moved = shutil.copytree(plain, tmp_path / "moved")
-    network, same, other, coarser = (load_network([folder]) for folder in (plain, moved, plain, plain))
-    weight, bias = (other.get_parameter(f"models.0.fc.{name}") for name in ("weight", "bias"))
+    network, same, heavier, emptier, equal, coarser = (
+        load_network([folder]) for folder in (plain, moved, *[plain] * 4)
+    )
+    weight = heavier.get_parameter("models.0.fc.weight")
     weight.data[0, 0] += 1e-6
-    bias.data[:] = 0
+    emptier.get_parameter("models.0.fc.bias").data[:] = 0
+    equal.get_parameter("models.0.layer1.0.conv1.bias").data[:] = equal.get_parameter("models.0.layer1.0.conv2.bias")
     coarser.get_submodule("models.0.conv1").stride = (4, 4)
-    assert digest_of(network) == digest_of(same) == digest_of(other) != digest_of(coarser)
+    assert digest_of(network) == digest_of(same) == digest_of(heavier) == digest_of(copy.deepcopy(network))
+    assert len({digest_of(each) for each in (network, emptier, equal, coarser)}) == 4
     cvrnet.onnx.export.trace(network)
-    found = {
-        value.name: onnx.numpy_helper.to_array(value) for value in cvrnet.onnx.export.trace(other).graph.initializer
-    }
-    np.testing.assert_array_equal(found["models.0.fc.weight"], weight.detach().numpy())
-    np.testing.assert_array_equal(found["models.0.fc.bias"], bias.detach().numpy())
+    (found,) = (v for v in cvrnet.onnx.export.trace(heavier).graph.initializer if v.name == "models.0.fc.weight")
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(found), weight.detach().numpy())
 
 
 def test_a_file_that_differs_is_not_written(plain, tmp_path, monkeypatch):

@@ -33,11 +33,11 @@ def run(folder: Path, *, mounts: bool) -> list[dict[str, object]]:
     Raises:
         AssertionError: A check failed; the message is what the campaigns printed.
     """
-    forks.prepare()
     child = os.fork()
     if child == 0:
         status = 1
         try:
+            forks.prepare()
             _leave_pytest(folder)
             if mounts:
                 _enter_namespace()

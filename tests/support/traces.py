@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import io
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,6 @@ from tests.support.shared import made_once
 
 if TYPE_CHECKING:
     import onnx
-    import torch
 
     from cvrnet.onnx.graph import PixelNetwork
 
@@ -54,25 +51,18 @@ def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
         except (AttributeError, pickle.PicklingError):  # an encoder of a test's own
             return really(network)
         path = folder / f"{digest}.onnx"
-        proto = onnx.load(made_once(path, lambda path: onnx.save(_trace(really, network), path)))
+        proto = onnx.load(made_once(path, lambda path: onnx.save(_mark(really(network), network), path)))
         _fill(proto, network)
         return proto
 
     patch.setattr(cvrnet.onnx.export, "trace", trace)
 
 
-def _trace(really: Callable[[PixelNetwork], onnx.ModelProto], network: PixelNetwork) -> onnx.ModelProto:
-    """Trace a network with other values, because PyTorch leaves out tensors of zeros."""
-    import torch
-
-    other, random = copy.deepcopy(network), torch.Generator().manual_seed(0)
-    for tensor in _all_tensors(other).values():
-        tensor.data.uniform_(0.5, 1, generator=random)
-    return _mark(really(other), other)
-
-
 def digest_of(network: PixelNetwork) -> str:
-    """A digest of all of a network that is in its graph, but for the values of its tensors."""
+    """A digest of all of a network that is in its graph, but for the values of its tensors.
+
+    It says which tensors are zero, and which are equal: PyTorch leaves the former out of a graph, and joins the latter.
+    """
     described = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:
         for part in network.modules():
@@ -90,21 +80,24 @@ def digest_of(network: PixelNetwork) -> str:
 class _Describer(pickle.Pickler):
     """Writes the same bytes for the same structure, whichever objects are shared, and without values of tensors."""
 
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self._contents: dict[bytes, int] = {}
+
     def persistent_id(self, value: object) -> object:
         """Describe tensors and sets, whose order differs between processes, by what is the same in all of them."""
         import torch
 
         if isinstance(value, torch.Tensor):
-            return str(value.dtype), *value.shape
+            content = hashlib.sha256(value.detach().numpy().tobytes()).digest()
+            first = self._contents.setdefault(content, len(self._contents))
+            return str(value.dtype), *value.shape, bool(value.any()), first
         return sorted(value) if isinstance(value, set | frozenset) else None
 
 
-def _all_tensors(network: PixelNetwork) -> dict[str, torch.Tensor]:
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
-
-
 def _tensors(network: PixelNetwork) -> dict[str, np.ndarray]:
-    return {name: tensor.detach().numpy() for name, tensor in _all_tensors(network).items()}
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
 def _mark(proto: onnx.ModelProto, network: PixelNetwork) -> onnx.ModelProto:
