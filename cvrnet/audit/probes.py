@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import softmax
-from sklearn import config_context
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
@@ -20,6 +19,7 @@ from cvrnet.audit.findings import Estimate, Finding, flat_row
 from cvrnet.audit.measurements import ImageFacts, Measurements
 from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
+from cvrnet.metrics.inputs import unchecked
 
 MIN_PATIENTS = 10  # least number of patients of a class; smaller classes are left out
 MAX_IMAGES = 3000  # about the most images of a probe; whole patients are drawn, so its cost does not grow with the data
@@ -163,7 +163,7 @@ def _out_of_fold(
     tables = [np.full((len(values), n_classes), 1 / n_classes) for _ in targets]
     if not values.shape[1]:  # no feature differs between images, so every class is equally likely
         return tables
-    with config_context(skip_parameter_validation=True, assume_finite=True):  # the checks take a third of the time
+    with unchecked():
         for train, test in splits:
             known, new = values[train], values[test]
             if name not in _TABULAR:

@@ -6,7 +6,6 @@ weights explains nothing.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import nn
+
+from cvrnet.copies import copy_network
 
 MEASURES = ("energy", "pointing", "iou")
 HEADS, ALL = "random heads", "random network"
@@ -68,7 +69,7 @@ def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     The model is a CVR-Net or another timm classifier; ``stage`` is one of `STAGES`. PyTorch's global random generator
     keeps its state.
     """
-    random = copy.deepcopy(model).cpu()  # on other devices, a seed gives other numbers
+    random = copy_network(model).cpu()  # on other devices, a seed gives other numbers
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for top in [random] if stage == ALL else _after_the_maps(random):

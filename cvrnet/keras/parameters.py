@@ -5,13 +5,13 @@ v1 is arXiv 2007.11993.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from cvrnet.copies import copy_network
 from cvrnet.network import CVRNet
 
 
@@ -33,7 +33,7 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
     >>> rgb["P1"], grey["P2"], rgb["P3"], grey["P4"], grey["P5"], grey["total"]
     (1796867, 9181827, 46620971, 1371131, 15954283, 48596087)
     """
-    shapes = copy.deepcopy(model).to("meta").requires_grad_()  # shapes are enough: nothing is computed
+    shapes = copy_network(model).to("meta").requires_grad_()  # shapes are enough: nothing is computed
     resnet = set(shapes.encoders[0].parameters())
     sizes: dict[nn.Parameter, int] = {}
     for module in shapes.modules():

@@ -8,7 +8,6 @@ random weights usually cannot be averaged.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from cvrnet.copies import copy_network
 from cvrnet.data import DataError, Preprocessing, Record, to_batch
 from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.devices import select_device
@@ -124,7 +124,7 @@ def make_soup(
 
         for folder in folders:
             predict(folder.name, Predictor.from_pretrained(folder, device, amp, any_body_part=any_body_part))
-        predictor = Predictor([fuse_batch_norm(copy.deepcopy(model))], device, amp, any_body_part=any_body_part)
+        predictor = Predictor([fuse_batch_norm(copy_network(model))], device, amp, any_body_part=any_body_part)
         predict(KIND, predictor)
         rows, verdict = compare_soup(tables, honest)
         soup = {"rows": rows, "verdict": verdict, "images": images, "batch_norm": batch_norm}

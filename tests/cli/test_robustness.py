@@ -13,7 +13,6 @@ from tests.support.disks import namespaces
 from tests.support.hub_runs import make_folds
 from tests.support.privileges import permissions_hold
 
-ROOT = Path(__file__).parents[2]
 TRAINING = ["--encoders", "test_resnet", "--img-size", 64, "--no-pretrained", "--epochs", 1, "--no-audit"]
 
 
