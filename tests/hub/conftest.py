@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from tests.support.hub_runs import make_crossval
+from tests.support.shared import folder_of_session, made_once
 
 
 @pytest.fixture(scope="session")
-def crossval(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not to be changed: tests share it. Its own figures have one pixel; those of its folds are real."""
-    return make_crossval(run, tmp_path_factory.mktemp("crossval") / "folds")
+def crossval(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed: all workers share it. Its own figures are real; those of its folds have one pixel."""
+    folder = folder_of_session(tmp_path_factory) / "hub-crossval"
+    return made_once(folder, lambda folder: make_crossval(trained / "run", folder))
 
 
 @pytest.fixture
