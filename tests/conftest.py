@@ -47,6 +47,7 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_XET_CHUNK_CACHE_SIZE_BYTES": "0",
+    "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
     "NO_PROXY": "127.0.0.1,localhost",
 }
