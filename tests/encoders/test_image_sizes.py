@@ -41,7 +41,7 @@ PAIRS = [  # the position of the first encoder, and two sizes that the patches o
     (4, (64, 128)),
     (6, (64, 96)),
 ]
-TRACED = ["vit_small_patch16_dinov3", "hiera_tiny_224"]
+TRACED = ["vit_small_patch16_dinov3", "hiera_tiny_224"], 64
 """Tracing takes most of the time: one pair has registers, rotary positions, windows, a hierarchy, five dimensions."""
 
 
@@ -56,8 +56,11 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("few") / "phantoms", 18, size=64)
 
 
+SIZED = [(list(FAMILIES)[i : i + 2], size) for i, sizes in PAIRS for size in sizes]
+
+
 @pytest.mark.parametrize(
-    ("names", "size"), [(list(FAMILIES)[i : i + 2], size) for i, sizes in PAIRS for size in sizes], ids=str
+    ("names", "size"), [pytest.param(*pair, marks=[pytest.mark.slow] * (pair == TRACED)) for pair in SIZED], ids=str
 )
 def test_from_training_to_explanation(names: list[str], size: int, few: Path, tmp_path: Path) -> None:
     train(few, tmp_path / "run", config(names, size), **PLAIN)
@@ -75,7 +78,7 @@ def test_from_training_to_explanation(names: list[str], size: int, few: Path, tm
     hear: Any = {"progress": lambda done, total: None, "on_problem": problems.append}
     rows, _ = explain_paths(str(tmp_path / "run"), [str(picture)], tmp_path / "maps", **hear)
     assert rows or "no evidence" in problems[0]
-    if names == TRACED and size == 64:
+    if (names, size) == TRACED:
         report = export_onnx(tmp_path / "run", tmp_path / "run.onnx", check_images=picture.parent)
         assert report["max_difference"] < 1e-4
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import timm
 from timm.models import save_for_hf
 
@@ -18,6 +19,7 @@ from tests.conftest import PLAIN, Cli
 from tests.support.hub import LocalHub
 
 
+@pytest.mark.slow
 def test_every_command_works_without_the_encoders_folder(tmp_path: Path, cli: Cli, hub: LocalHub) -> None:
     folder = tmp_path / "encoder"
     save_for_hf(timm.create_model("test_resnet", num_classes=7), str(folder))
