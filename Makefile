@@ -21,7 +21,7 @@ help:  ## What can be made
 setup: .venv/.installed  ## Create .venv and install everything into it
 
 .venv/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip .venv
 	scripts/install
 	touch $@
 
