@@ -236,6 +236,25 @@ def _cheap_probes(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+INTERVALS_COUNT = {"audit", "metrics", "report"}
+"""Rooms whose tests look at intervals."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cheap_intervals(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Elsewhere, intervals come from 100 resamples instead of 1,000."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not INTERVALS_COUNT & set(request.path.parts):
+            for name in ("bootstrap", "findings"):
+                if module := sys.modules.get(f"cvrnet.metrics.{name}"):
+                    patch.setattr(module, "resample", functools.partial(_resample_less, module.resample))
+        yield
+
+
+def _resample_less(resample: Any, members: Any, n_groups: int, n: int, seed: int) -> Any:
+    return resample(members, n_groups, min(n, 100), seed)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _cheap_validation() -> Iterator[None]:
     """scikit-learn's check for data frames, which arrays are not, takes half of the time of an AUC of few images."""

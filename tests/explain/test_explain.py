@@ -367,8 +367,8 @@ class PlainEncoder(nn.Module):
 def test_a_trained_network_points_at_the_lesion(tmp_path):
     """NOR against NCP (one focal consolidation, about 3 % of the image), on patients it was not trained on."""
     register_encoder("plain_for_test", PlainEncoder)
-    labels, epochs, batch = ["NOR", "NCP"], 20, 16
-    records = [r for r in read_records(write_phantoms(tmp_path / "p", 300, seed=3, size=64)) if r.label in labels]
+    labels, epochs, batch = ["NOR", "NCP"], 14, 16
+    records = [r for r in read_records(write_phantoms(tmp_path / "p", 240, seed=3, size=64)) if r.label in labels]
     torch.manual_seed(0)
     grey = {"in_chans": 1, "mean": (0.5,), "std": (0.25,)}
     model = timm.create_model("cvrnet", encoders=["plain_for_test"] * 2, num_classes=2, hidden_sizes=(64, 32), **grey)

@@ -168,6 +168,8 @@ def small(words: list[str]) -> list[str]:
         words += ["--folds", "3"]
     if words[0] == "tune":
         words[words.index("images/")] = "chest.png"  # bfloat16 takes long where the processor emulates it
+    if words[0] == "export" and "--img-size" in words:
+        words[words.index("--img-size") + 1] = "64"  # the size of the training: a network is traced once
     if words[0] == "export" and "--fold" not in words and Path(words[1], "fold-3").is_dir():
         words += ["--fold", "3"]  # the fold that docs/export.md names: a network is traced once
     if "--collect" not in words:
