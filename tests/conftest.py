@@ -236,7 +236,7 @@ def _cheap_probes(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-INTERVALS_COUNT = {"audit", "metrics", "report"}
+INTERVALS_COUNT = {"audit", "metrics", "report", "runs"}
 """Rooms whose tests look at intervals."""
 
 
