@@ -32,7 +32,7 @@ images = hnp.arrays(np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 
 seeds = st.integers(0, 2**70) | st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(images, seeds)
 def test_shape_type_and_values_are_kept_and_the_seed_decides(image, seed):
     before = image.clone()
@@ -44,14 +44,14 @@ def test_shape_type_and_values_are_kept_and_the_seed_decides(image, seed):
     assert torch.equal(image, before)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(images, seeds)
 def test_nothing_happens_with_probability_0(image, seed):
     assert torch.equal(NONE(image, seed), image)
     assert torch.equal(replace(ALWAYS, rotation_degrees=0, shift=0, hflip_p=0, vflip_p=0)(image, seed), image)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(images, seeds)
 def test_flips_are_those_of_torchvision_and_undo_themselves(image, seed):
     across, down = replace(NONE, hflip_p=1), replace(NONE, vflip_p=1)
@@ -87,7 +87,7 @@ def test_moving_repeats_the_edge():
     assert torch.equal(down[:, :2], image[:, :1].expand(1, 2, 10))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, (5, 3, 12, 17)).map(torch.from_numpy), st.lists(seeds, min_size=5, max_size=5))
 def test_a_batch_is_changed_as_each_image_alone(batch, five):
     found = change(batch, torch.stack([Augmentation().draw(seed) for seed in five]))

@@ -87,7 +87,7 @@ def window(values: np.ndarray, level: float, width: float) -> np.ndarray:
 
 
 @given(level=st.integers(-1000, 3000), width=st.integers(2, 5000), slope=st.sampled_from([1, 2, 0.5]))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_window_is_the_standards(tmp_path, level, width, slope):
     path = write(tmp_path / "a.dcm", WindowCenter=level, WindowWidth=width, RescaleSlope=slope, RescaleIntercept=-100)
     np.testing.assert_array_equal(read_image(path), window(RAMP * float(slope) - 100, level, width))
@@ -282,7 +282,7 @@ def test_the_missing_extra_is_named(tmp_path, monkeypatch, cli, run):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mutated_files_are_read_or_refused(tmp_path, data):
     tags = {"WindowCenter": 9, "WindowWidth": 9, "SOPInstanceUID": "1.2.3"}
     content = bytearray(write(tmp_path / "a.dcm", RAMP[:8, :8], **tags).read_bytes())

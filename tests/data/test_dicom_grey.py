@@ -20,7 +20,7 @@ from cvrnet.data.dicom_grey import FUNCTIONS
 from tests.data.test_dicom import RAMP, refused, window, write
 
 GOOD = {"WindowCenter": 2048, "WindowWidth": 4096}
-STRETCHED = {"max_examples": 25, "deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+STRETCHED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
 def table(entries, first=0, depth=16, count=None, vr="OW") -> Dataset:

@@ -97,7 +97,7 @@ def test_the_ends_are_numpys_quantiles(pairs):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.int32]))
-@settings(max_examples=20, deadline=None)
+@settings(deadline=None)
 def test_each_pixel_gets_what_its_value_gets(seed, kind):
     rng, limits = np.random.default_rng(seed), np.iinfo(np.int16 if kind is np.int32 else kind)
     pixels = rng.integers(limits.min, limits.max, (7, 9), endpoint=True).astype(kind)

@@ -362,7 +362,7 @@ def test_mutated_files_are_read_or_refused(tmp_path_factory, sample, seed, mutat
         assert pixels.ndim == (2 if mode == "L" else 3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(st.binary(max_size=60), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"BM"]))
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_no_bytes_raise_anything_else(tmp_path_factory, content, start):

@@ -254,7 +254,7 @@ def test_many_problems_are_counted_and_twenty_shown(tmp_path):
     assert str(DataError(["a: b", "c: d"], file)) == f"2 problems in {file}:\n  a: b\n  c: d"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_make_a_manifest_raise_anything_else(tmp_path_factory, content, with_header):
     file = tmp_path_factory.mktemp("fuzz") / "manifest.csv"
@@ -289,7 +289,7 @@ def test_class_names_refuses(labels, classes, message):
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp", "Zs"]), min_size=1, max_size=9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(st.data())
 def test_a_written_manifest_is_read_as_it_was(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("data")

@@ -50,7 +50,7 @@ def data_sets(draw, min_patients=5, labels_a_patient=1):
     return records_of(draw(st.permutations(rows)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 @given(data_sets(labels_a_patient=2), st.integers(2, 5), st.integers(0, 3))
 def test_folds_are_a_partition_that_shares_no_patient_and_depends_on_the_seed_alone(records, n_folds, seed):
     folds = make_folds(records, n_folds, seed)
@@ -63,7 +63,7 @@ def test_folds_are_a_partition_that_shares_no_patient_and_depends_on_the_seed_al
     assert folds == make_folds(records, n_folds, seed)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 @given(data_sets(), st.integers(0, 3))
 def test_every_class_is_in_every_fold(records, seed):
     folds = make_folds(records, 5, seed)
@@ -72,7 +72,7 @@ def test_every_class_is_in_every_fold(records, seed):
         assert found == {1, 2, 3, 4, 5}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(data_sets(min_patients=1), st.floats(0.05, 0.95), st.integers(0, 3))
 def test_holdout_keeps_every_class_on_both_sides(records, fraction, seed):
     held = holdout_split(records, fraction, seed)
@@ -179,7 +179,7 @@ def test_real_patients_of_several_images_and_labels(cxr, seed):
     assert {record.label for record, out in zip(records, held, strict=True) if out} == {"CVP", "NCP", "NOR"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(st.integers(5, 25), min_size=2, max_size=4), st.sampled_from(["", "x", "xy"]), st.integers(2, 5), st.data()
 )

@@ -235,7 +235,7 @@ NOT_A_VIEW = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(value=NOT_A_VIEW, cells=st.lists(st.integers(-3, 300), max_size=3), data=st.binary(max_size=40))
 def test_what_comes_back_is_not_trusted(value: object, cells: list[int], data: bytes) -> None:
     text = base64.b64encode(data).decode()

@@ -212,7 +212,7 @@ def test_a_visitor_who_leaves_takes_everything_along(
 ) -> None:
     # Gradio drops a session at once if it waits for a message when the visitor leaves, but not if it is sending one.
     # The rest expires.
-    expire_after(2, monkeypatch)
+    expire_after(0.5, monkeypatch)
     client, waiting = visit
     before = waiting.bytes
     for _ in range(5):

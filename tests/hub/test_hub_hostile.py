@@ -127,7 +127,7 @@ KEYS = {
 }
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(place=st.sampled_from([(name, key) for name, keys in KEYS.items() for key in keys]), value=VALUES)
 def test_any_value_gives_a_card_or_one_line(made: Path, model: Any, place: tuple[str, str], value: Any) -> None:
     path = made / place[0]

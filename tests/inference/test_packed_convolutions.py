@@ -14,7 +14,7 @@ DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.skipif(n
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(
     groups=st.sampled_from([1, 2, 8]),
     width=st.integers(1, 3),

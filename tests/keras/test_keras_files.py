@@ -97,7 +97,7 @@ def test_names_of_tf_keras(tmp_path: Path) -> None:
     )  # so all names and shapes fit
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=15, max_size=15), st.randoms())
 def test_shifted_numbers_are_read_in_order(steps: list[int], random: object) -> None:
     layers = list(dict.fromkeys(weight.layer for weight in keras_weights()))
@@ -319,7 +319,7 @@ def test_header_of_100_terabytes(file: Path) -> None:
     assert message(file).startswith("damaged HDF5 file (")
 
 
-@settings(max_examples=20, deadline=None)  # each starts a process
+@settings(deadline=None)  # each example starts a process
 @given(st.data())
 def test_damage_is_one_line(declared: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whatever bytes are changed: one line, never another error. (No change makes it whole: it holds no values.)"""

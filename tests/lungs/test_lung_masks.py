@@ -27,7 +27,7 @@ def lungs(height=60, width=80, *boxes):
     return mask
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(masks, margins)
 def test_the_box_holds_the_mask_and_is_inside_the_picture(mask, margin):
     top, left, bottom, right = LungSettings("crop", margin).box(mask)
@@ -40,7 +40,7 @@ def test_the_box_holds_the_mask_and_is_inside_the_picture(mask, margin):
     assert right - 1 - columns.max() <= more
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(masks, margins, st.sampled_from([(), (3,)]))
 def test_pixels_in_the_mask_are_kept_and_those_beyond_the_margin_are_black(mask, margin, channels):
     picture = np.full((*mask.shape, *channels), 200, np.uint8)
@@ -68,7 +68,7 @@ def test_settings_from_elsewhere(text):
         LungSettings.parse(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(hnp.arrays(bool, (2, 9, 11)))
 def test_quality_as_scikit_learn_and_scipy_have_it(pair):
     found, truth = pair

@@ -25,7 +25,7 @@ def tables(seed: int, n: int = 80) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 @given(st.integers(0, 10_000))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None)
 def test_scores_are_scikit_learns(seed: int) -> None:
     truth, probabilities, groups = tables(seed)
     scores = finding_scores(truth, probabilities, NAMES, groups, n=10)

@@ -64,7 +64,7 @@ def assert_same(ours, reference):
 
 
 @given(predictions())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None)
 def test_scores_agree_with_scikit_learn(data):
     y, p, classes = data
     labels, predicted, n_classes = range(len(classes)), p.argmax(1), len(classes)
@@ -217,7 +217,7 @@ def test_mean_std_of_nested_scores():
 
 
 @given(predictions())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None)
 def test_curves_agree_with_scikit_learn(data):
     y, p, classes = data
     roc, pr = metrics.roc_curves(y, p, classes), metrics.precision_recall_curves(y, p, classes)
@@ -244,7 +244,7 @@ def test_curves_agree_with_scikit_learn(data):
 
 
 @given(predictions())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None)
 def test_area_under_the_macro_curves_is_the_macro_score(data):
     y, p, classes = data
     macro = metrics.classification_scores(y, p, classes)["macro"]
@@ -260,7 +260,7 @@ def test_area_under_the_macro_curves_is_the_macro_score(data):
 
 
 @given(predictions(), st.integers(1, 20))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None)
 def test_calibration_agrees_with_scikit_learn(data, n_bins):
     y, p, classes = data
     curves = metrics.calibration_curve(y, p, classes, n_bins)
@@ -286,7 +286,7 @@ def test_a_bin_holds_its_upper_edge():
 
 
 @given(predictions(), st.data())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None)
 def test_weights_are_repetitions(data, draw):
     """The bootstrap's weighted scores are those of the repeated samples."""
     y, p, classes = data
@@ -452,7 +452,7 @@ def test_bad_settings():
 
 
 @given(predictions(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None)
 def test_neither_the_order_of_the_images_nor_of_the_classes_matters(data, random):
     y, p, classes = data
     images, order = list(range(len(y))), list(range(len(classes)))
@@ -469,7 +469,7 @@ def test_neither_the_order_of_the_images_nor_of_the_classes_matters(data, random
 
 
 @given(predictions(min_size=2))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None)
 def test_the_auc_of_any_score_and_its_interval(data):
     """The value is scikit-learn's; the interval is that of `bootstrap_intervals`, whose resamples are the same."""
     y, p, classes = data

@@ -44,7 +44,7 @@ def draw(seed, images=3, patients=40):
     return y, scores, groups.tolist()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_properties(seed):
     y, (a, b), groups = draw(seed)
@@ -85,7 +85,7 @@ def test_only_clusters_keep_the_error_rate():
     assert rate["accuracy, not"] > 0.08
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
 def test_accuracy_of_single_images_is_mcnemars_exact_test(pairs):
     a, b = np.array(pairs).T

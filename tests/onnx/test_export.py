@@ -318,7 +318,7 @@ def test_what_is_bad(top_class, before, after, refused):
         check_agreement(found, 0.98, 0.0101)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(deadline=None)
 @given(patients=st.lists(st.integers(0, 8), min_size=2, max_size=40), count=st.integers(1, 30))
 def test_calibration_and_evaluation_share_no_patient(tmp_path_factory, patients, count):
     folder = tmp_path_factory.mktemp("split")

@@ -205,7 +205,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values, st.sampled_from(["", "pretrained_cfg", "model_args"]), st.data())
 def test_any_value_anywhere_loads_or_is_one_line(folder, original, value, part, data):
     config = json.loads((original / "config.json").read_text())

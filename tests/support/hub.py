@@ -58,7 +58,7 @@ class LocalHub:
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         """What to set HF_ENDPOINT to."""
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True)
 
     def add(self, repo_id: str, files: dict[str, bytes], branch: str = "main") -> str:
         """Put files into a branch, and return the commit; a new repository is public."""
