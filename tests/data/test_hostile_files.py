@@ -218,12 +218,12 @@ def test_a_header_of_very_many_items_is_refused(tmp_path, monkeypatch):
 
 
 def test_one_hostile_file_costs_no_other_its_answer(tmp_path, cli, run):
-    for name in ("jpeg-scans.dcm", "j2k-samples.dcm", "j2k-precincts.dcm", "tags.tif", "thin.png"):
+    for name in ("jpeg-scans.dcm", "j2k-samples.dcm", "tags.tif", "thin.png"):
         (tmp_path / name).write_bytes(FILES[name][0]())
     (tmp_path / "z.tif").write_bytes(encode("TIFF", compression="zstd"))
     status, out, err = cli("predict", run, tmp_path, "--format", "csv")
     assert status == 1
     rows = {Path(row["path"]).name: row["prediction"] for row in csv.DictReader(out.splitlines())}
     assert {name for name, prediction in rows.items() if prediction} == {"thin.png", "z.tif"}
-    assert sum(line.startswith(f"Error: {tmp_path}") for line in err.splitlines()) == 4
+    assert sum(line.startswith(f"Error: {tmp_path}") for line in err.splitlines()) == 3
     assert "Traceback" not in err
