@@ -54,7 +54,7 @@ bytecode: setup  # otherwise, every worker compiles all modules that the tests i
 tests-after-checks: lint bytecode
 	$(MAKE) tests
 
-timm-tests-of-two: setup  # beside the type checker and the start of our tests, which do not use both processors
+timm-tests-of-two: setup  # beside the type checker and the pass over all tests, which use one processor
 	OMP_NUM_THREADS=1 scripts/timm-tests cvrnet cvrnet_tiny >.venv/timm-tests 2>&1 || { cat .venv/timm-tests; exit 1; }
 	@tail -n 1 .venv/timm-tests
 
