@@ -13,7 +13,7 @@ MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && echo /dev/shm || echo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart gpu test test-fast lint types docs tests tests-after-checks bytecode timm-tests timm-tests-of-two campaigns package
+.PHONY: help setup quickstart gpu test test-fast lint types docs tests bytecode timm-tests timm-tests-of-two campaigns package
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,8 @@ quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder 
 	$(BIN)/cvrnet quickstart $(DATA) --output quickstart --overwrite
 
 test: setup  ## Everything that continuous integration runs (a test builds the documentation, strictly)
-	$(MAKE) --jobs 2 types timm-tests-of-two tests-after-checks
+	$(MAKE) --jobs 2 types timm-tests-of-two bytecode lint
+	$(MAKE) tests
 
 test-fast: lint types  ## Style, types and the unit tests: an answer in under two minutes
 	$(PYTEST) -q -m "not slow and not realdata" tests/data tests/encoders tests/heads tests/metrics tests/network tests/runs
@@ -51,12 +52,8 @@ tests: setup  ## Our tests
 bytecode: setup  # otherwise, every worker compiles all modules that the tests import
 	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected || { cat .venv/collected; exit 1; }
 
-tests-after-checks: lint bytecode
-	$(MAKE) tests
-
 timm-tests-of-two: setup  # beside the type checker and the pass over all tests, which use one processor
-	OMP_NUM_THREADS=1 scripts/timm-tests cvrnet cvrnet_tiny >.venv/timm-tests 2>&1 || { cat .venv/timm-tests; exit 1; }
-	@tail -n 1 .venv/timm-tests
+	OMP_NUM_THREADS=1 scripts/timm-tests cvrnet cvrnet_tiny
 
 timm-tests: setup  ## timm's own test suite, unmodified, for every registered model
 	scripts/timm-tests
