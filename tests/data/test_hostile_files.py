@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from cvrnet.data import ImageError, decode_apart, read_image
+from tests.support.forks import address_space
 
 GREY = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
 ROOM = 500_000_000  # bytes that this process may take to read any of the files
@@ -169,8 +170,7 @@ def limited(path: Path) -> tuple[str, float, int]:
     pid = os.fork()
     if not pid:
         try:
-            with open("/proc/self/statm") as file:
-                used = int(file.read().split()[0]) * resource.getpagesize()
+            used = address_space()
             resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
             start, reason = time.monotonic(), ""
             try:

@@ -19,6 +19,7 @@ from cvrnet.keras import convert_keras, hdf5_program, load_keras
 from cvrnet.keras.hdf5 import read_weights
 from cvrnet.keras.hdf5_program import FORMAT
 from cvrnet.keras.layers import keras_weights, rename_automatic
+from tests.support.forks import address_space
 from tests.support.keras_checkpoint import notebook_shapes, write_checkpoint
 
 STEM = "res_conv1/conv1/kernel:0"
@@ -64,7 +65,7 @@ def run_in_fork(path: Path) -> bytes:
         if child == 0:
             os.dup2(output.fileno(), 1)
             sys.stdout = os.fdopen(1, "w", closefd=False)
-            hdf5_program._MEMORY += 4096 * int(Path("/proc/self/statm").read_text().split()[0])  # of the tests
+            hdf5_program._MEMORY += address_space()
             try:
                 hdf5_program.main(str(path))
             finally:

@@ -199,6 +199,11 @@ def _forget() -> None:
         state.GradientState._reset_state()
 
 
+def address_space() -> int:
+    """Return the bytes of address space that this process uses; a limit for a fork is in addition to these."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @functools.cache
 def _idle() -> int:
     """The memory of a child that does nothing, in bytes."""
