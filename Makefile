@@ -13,7 +13,7 @@ MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && echo /dev/shm || echo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart gpu test test-fast lint types docs tests bytecode timm-tests timm-tests-of-two campaigns package
+.PHONY: help setup quickstart gpu test test-fast lint types docs tests bytecode timm-tests timm-tests-of-one campaigns package
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,7 @@ quickstart: setup  ## Train, evaluate and predict in a few minutes (DATA=folder 
 	$(BIN)/cvrnet quickstart $(DATA) --output quickstart --overwrite
 
 test: setup  ## Everything that continuous integration runs (a test builds the documentation, strictly)
-	$(MAKE) --jobs 2 types timm-tests-of-two bytecode lint
+	$(MAKE) --jobs 2 bytecode timm-tests-of-one types lint
 	$(MAKE) tests
 
 test-fast: lint types  ## Style, types and the unit tests: an answer in under two minutes
@@ -52,8 +52,8 @@ tests: setup  ## Our tests
 bytecode: setup  # otherwise, every worker compiles all modules that the tests import
 	$(PYTEST) -n 0 --quiet --collect-only >.venv/collected || { cat .venv/collected; exit 1; }
 
-timm-tests-of-two: setup  # beside the type checker and the pass over all tests, which use one processor
-	OMP_NUM_THREADS=1 scripts/timm-tests cvrnet cvrnet_tiny
+timm-tests-of-one: setup  # beside the pass over all tests, which uses one processor
+	OMP_NUM_THREADS=1 scripts/timm-tests cvrnet_tiny
 
 timm-tests: setup  ## timm's own test suite, unmodified, for every registered model
 	scripts/timm-tests
