@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-import cvrnet  # noqa: F401  # registers the models with timm
+from cvrnet.encoders.network_size import create_on_meta
 from cvrnet.files import atomic_write
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "network.png"
@@ -28,7 +27,7 @@ WIDTH, HEIGHT, SIZE = 5.0, 6.6, 10  # inches, points: legible on a phone of 390 
 def read_network(name: str) -> dict[str, Any]:
     """Return image, maps, heads and classes of a network, from a forward pass without memory."""
     with torch.device("meta"):
-        model = timm.create_model(name, device="meta").eval()
+        model: Any = create_on_meta(name).eval()
     image = model.default_cfg["input_size"]
     with torch.no_grad():
         maps = model.forward_maps(torch.empty(1, *image, device="meta"))

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import cvrnet
-from cvrnet.model_info import describe_model
+from cvrnet import model_info
 from tests.support import programs
 
 FIGURE = programs.FIGURES / "network.png"
@@ -47,7 +47,7 @@ def test_it_shows_the_shapes_of_the_papers(script):
 
 @pytest.mark.parametrize("name", cvrnet.list_models())
 def test_every_figure_agrees_with_the_description_of_its_model(script, name):
-    shown, info = texts(script["draw"](script["read_network"](name))), describe_model(name)
+    shown, info = texts(script["draw"](script["read_network"](name))), model_info.describe_model(name)
     for head in info.heads:
         assert any(text.startswith(head.name) and str(head.channels) in text for text in shown)
         assert any(text.endswith(f"{head.grid[0]} × {head.grid[1]}") for text in shown)

@@ -7,6 +7,7 @@ compared with the program.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -17,13 +18,16 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 
 from tests.support.figures import draw_nothing
 from tests.support.shared import made_once
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -450,8 +454,30 @@ def hub_repositories(page: Path) -> set[str]:
 
 def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let monkeypatch undo what a page changes in this process, and set a key for hashed ids."""
+    import timm
+
     from cvrnet.data.identity import KEY
     from cvrnet.encoders import registry
 
     monkeypatch.setattr(registry, "_factories", dict(registry._factories))
     monkeypatch.setenv(KEY, "a key of the tests")
+    monkeypatch.setattr(timm, "create_model", functools.partial(_copy_of_new_network, timm.create_model))
+
+
+_NEW: dict[tuple[Any, ...], nn.Module] = {}
+"""Networks of full size as they were made; to fill them with random numbers takes most of the time of many a page."""
+
+
+def _copy_of_new_network(create: Callable[..., nn.Module], name: str, *args: Any, **options: Any) -> nn.Module:
+    import torch
+
+    import cvrnet
+    from cvrnet.copies import copy_network
+
+    usual = not args and {*options} <= {"num_classes", "in_chans"} and name in cvrnet.list_models()
+    if not usual or torch.get_default_device().type != "cpu":
+        return create(name, *args, **options)
+    key = name, *sorted(options.items())
+    if key not in _NEW:
+        _NEW[key] = create(name, **options)
+    return copy_network(_NEW[key])
