@@ -207,6 +207,15 @@ def _cheap_loading(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cheap_descriptions() -> Iterator[None]:
+    """Commands and pages describe the same few models, which builds each anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        if module := sys.modules.get("cvrnet.model_info"):
+            patch.setattr(module, "describe_model", functools.cache(module.describe_model))
+        yield
+
+
 FILMS_COUNT = {"test_phantoms", "test_studies"}
 """Files whose tests look at how phantoms are drawn."""
 
