@@ -26,6 +26,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 OPTIONS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 FILE, FILES = "One image", "Many images"
 PATIENCE = 60_000  # milliseconds
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 expect = playwright.expect
 expect.set_options(timeout=PATIENCE)
 
@@ -51,11 +52,11 @@ def address(window: Any, predictor: Predictor) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def visit(request: pytest.FixtureRequest, window: Any, address: str) -> Iterator[Any]:
-    """The page, loaded anew; at its end it must have asked nobody else, complained of nothing, and fit the window."""
-    (width, height), page = request.param, window
-    page.set_viewport_size({"width": width, "height": height})
+@pytest.fixture
+def visit(window: Any, address: str) -> Iterator[Any]:
+    """The page on a phone; at its end it must have asked nobody else, complained of nothing, and fit any window."""
+    page = window
+    page.set_viewport_size(PHONE)
     page.set_default_timeout(PATIENCE)
     elsewhere: list[str] = []
     complaints: list[str] = []
@@ -67,7 +68,9 @@ def visit(request: pytest.FixtureRequest, window: Any, address: str) -> Iterator
     for name in ("Click to upload or drop files", *EXAMPLES.values()):
         expect(page.get_by_role("button", name=name).first).to_be_enabled()
     yield page
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for size in (PHONE, DESKTOP):
+        page.set_viewport_size(size)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     assert (elsewhere, complaints) == ([], [])
     page.goto("about:blank")  # what a page says while it is left is not the next visit's
 
