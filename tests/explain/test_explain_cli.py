@@ -48,7 +48,6 @@ def two(phantoms):
     return sorted(phantoms.parent.glob("images/*/*.png"))[:2]
 
 
-@pytest.mark.both_precisions
 @real_figures()
 def test_pictures_of_the_images_own_size(cli, lively, two, tmp_path):
     out_dir = tmp_path / "maps"

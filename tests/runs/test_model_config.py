@@ -64,7 +64,7 @@ def refusal(folder, call=load_checkpoint):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (other("vit_base_patch16_224", depth=65536), "more than 2,000,000,000 parameters"),
+        (other("vit_base_patch16_224", depth=65536, embed_dim=6144), "more than 2,000,000,000 parameters"),
         (other("vit_base_patch16_224", depth=65536, embed_dim=1, num_heads=1), "more than 30,000 modules and tensors"),
         (other("swin_tiny_patch4_window7_224", img_size=65536, window_size=65536), "2,000,000,000 parameters"),
         (other("maxvit_tiny_tf_224", img_size=8192), "more than 200,000 calls of PyTorch's functions"),

@@ -204,7 +204,6 @@ def test_an_independent_source_stands_beside(phantoms, tmp_path):
     assert summary_rows(summary)[-1]["fold"] == "on site-b"
 
 
-@pytest.mark.both_precisions
 def test_rows_of_the_test_split_are_in_no_fold_and_scored_apart(phantoms, tmp_path):
     records = read_records(phantoms)
     patients = sorted({r.patient_id for r in records if r.label == "NOR"})
