@@ -27,16 +27,18 @@ ENGINES = [
 
 @pytest.fixture(scope="module")
 def folds(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folds that disagree, each with a gate; their copies are kept for all tests of this module."""
+    """Two folds that disagree, each with a gate; their copies are kept for all tests of this module.
+
+    A gate's result is sometimes the distance, and sometimes the value for mirrored images.
+    """
     folder = write_folds(run, tmp_path_factory.mktemp("folds"), 2, small_fold)
     width = sum(small_fold(1).widths)
     for fold in (1, 2):
         directions = torch.linalg.qr(torch.randn(width, 3))[0].T
         values = torch.linspace(1, 4, 201)
-        save_novelty(
-            folder / f"fold-{fold}",
-            NoveltyHead(torch.rand(width) / width, directions, torch.rand(3), torch.tensor(0.5), values),
-        )
+        gaussian = torch.rand(width) / width, directions, torch.rand(3), torch.tensor(0.5)
+        sides = torch.randn(2 * width), torch.tensor(2.4)
+        save_novelty(folder / f"fold-{fold}", NoveltyHead(*gaussian, values, *sides))
     return folder
 
 
@@ -74,11 +76,27 @@ def test_the_answers_are_pytorchs(
             np.testing.assert_allclose(found.heads, known.heads, atol=1e-4)
             assert found.mutual_information == pytest.approx(known.mutual_information, abs=1e-4)
             assert found.unlike_training == pytest.approx(known.unlike_training, abs=0.01)
+            np.testing.assert_allclose(found.distances, known.distances, rtol=1e-3)
         # The second time, the copies and the results of their checks are there.
         monkeypatch.setattr("cvrnet.onnx.converted.write_checked", lambda *given: pytest.fail("converted again"))
         monkeypatch.setattr("cvrnet.onnx.converted.check_pixels", lambda *given: pytest.fail("compared again"))
     assert np.ptp([known.unlike_training for known in expected]) > 0
     assert min(known.mutual_information for known in expected) > 0, "the folds do not disagree"
+
+
+def test_an_exported_fold_knows_what_is_unlike_its_training(folds: Path, images: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from cvrnet.onnx import export_onnx
+
+    export_onnx(folds / "fold-1", tmp_path / "model.onnx")
+    expected = Predictor.from_pretrained(folds / "fold-1", "cpu", "fp32")(images)
+    found = Predictor.from_pretrained(tmp_path / "model.onnx", "cpu", "fp32")(images)
+    distances = [known.distances for known in expected]
+    np.testing.assert_allclose([image.distances for image in found], distances, rtol=1e-3)
+    assert min(distances) < 2.45 < max(distances), "only one of the gate's two values decides"
+    unlike = [known.unlike_training for known in expected]
+    np.testing.assert_allclose([image.unlike_training for image in found], unlike, atol=0.02)
+    assert np.ptp(unlike) > 0
 
 
 def test_auto_takes_the_faster_one(folds: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,7 @@ def test_channels_last_and_half_precision_give_nearly_the_same() -> None:
     torch.testing.assert_close(halved.float().softmax(-1), expected, atol=0.1, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compile_without_graph_break() -> None:
     model, x = small(("test_resnet", "legacy_xception")), images(2, (64, 64))

@@ -156,6 +156,7 @@ def test_a_torn_file_is_refused(tmp_path):
             load_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_weights_are_in_memory_once(tmp_path):
     """The peak while loading is the network and a portion of the file; twice the network would be easier to get."""
