@@ -332,7 +332,8 @@ def test_run_folder_predicts(
 
 
 def shortened(model: Any) -> CVRNet:
-    """The network without the blocks that repeat others: to trace these takes most of the time of an export."""
+    """A copy without the blocks that repeat others: to trace these takes most of the time of an export."""
+    model = copied(model)
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         del model.encoders[0].get_submodule(f"backbone.{stage}")[1:]
     del model.encoders[1].middle[1:]
