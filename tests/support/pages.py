@@ -464,17 +464,17 @@ def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", functools.partial(_copy_of_new_network, timm.create_model))
 
 
-_NEW: list[nn.Module] = []
-"""The network that many pages begin with: to fill it with random numbers takes most of their time."""
-
-
-def _copy_of_new_network(create: Callable[..., nn.Module], name: str, *args: Any, **options: Any) -> nn.Module:
+def _copy_of_new_network(create: Callable[..., nn.Module], model_name: str, *args: Any, **options: Any) -> nn.Module:
+    """Do as ``timm.create_model``, but make the network with which many pages begin only once."""
     import torch
 
     from cvrnet.copies import copy_network
 
-    if (name, args, options) != ("cvrnet", (), {"num_classes": 3}) or torch.get_default_device().type != "cpu":
-        return create(name, *args, **options)
-    if not _NEW:
-        _NEW.append(create(name, **options))
-    return copy_network(_NEW[0])
+    if (model_name, args, options) != ("cvrnet", (), {"num_classes": 3}) or torch.get_default_device().type != "cpu":
+        return create(model_name, *args, **options)
+    return copy_network(_new_network(create))
+
+
+@functools.cache
+def _new_network(create: Callable[..., nn.Module]) -> nn.Module:
+    return create("cvrnet", num_classes=3)  # to fill it with random numbers takes most of the time of many a page
