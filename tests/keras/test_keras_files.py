@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from cvrnet.keras import convert_keras, hdf5_program, load_keras
 from cvrnet.keras.hdf5 import read_weights
 from cvrnet.keras.hdf5_program import FORMAT
 from cvrnet.keras.layers import keras_weights, rename_automatic
-from tests.support.forks import address_space
 from tests.support.keras_checkpoint import notebook_shapes, write_checkpoint
 
 STEM = "res_conv1/conv1/kernel:0"
@@ -54,28 +53,20 @@ def message(path: Path) -> str:
 
 
 @pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program runs in a fork, which has imported h5py already; files that may crash it have a new process."""
-    monkeypatch.setattr("cvrnet.keras.hdf5._run_program", run_in_fork)
+def within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program runs in this process, without its memory limit; files that may crash it have a new process."""
+    monkeypatch.setattr("resource.setrlimit", lambda limit, values: None)
+    monkeypatch.setattr("cvrnet.keras.hdf5._run_program", run_within)
 
 
-def run_in_fork(path: Path) -> bytes:
-    with tempfile.TemporaryFile() as output:
-        child = os.fork()
-        if child == 0:
-            os.dup2(output.fileno(), 1)
-            sys.stdout = os.fdopen(1, "w", closefd=False)
-            hdf5_program._MEMORY += address_space()
-            try:
-                hdf5_program.main(str(path))
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        output.seek(0)
-        return output.read()
+def run_within(path: Path) -> bytes:
+    output = io.BytesIO()
+    with contextlib.redirect_stdout(io.TextIOWrapper(output)):
+        hdf5_program.main(str(path))
+        return output.getvalue()
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.usefixtures("within")
 @pytest.mark.parametrize("nested", [False, True], ids=["save_weights", "model.save"])
 @pytest.mark.parametrize("pieces", [False, True], ids=["whole", "pieces"])
 @pytest.mark.parametrize("text", [False, True], ids=["bytes", "text"])
@@ -86,7 +77,7 @@ def test_layouts(tmp_path: Path, nested: bool, pieces: bool, text: bool) -> None
     assert {layer: {name: w.shape for name, w in weights.items()} for layer, weights in layers.items()} == few
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.usefixtures("within")
 def test_names_of_tf_keras(tmp_path: Path) -> None:
     """tf.keras leaves the first number away and adds an empty group."""
     first = {"dense_1": "dense", "xce_conv2d_1": "xce_conv2d", "xce_batch_normalization_1": "xce_batch_normalization"}
@@ -111,7 +102,7 @@ def test_shifted_numbers_are_read_in_order(steps: list[int], random: object) -> 
     assert rename_automatic(layers, found) == shifted
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.usefixtures("within")
 def test_shapes_must_fit_the_one_reading(tmp_path: Path) -> None:
     """Higher numbers are later layers; here the widths say otherwise, so nothing is guessed."""
     swap = {"xce_conv2d_1": "xce_conv2d_10", "xce_conv2d_2": "xce_conv2d_9"}
@@ -216,14 +207,14 @@ WRONG: dict[str, tuple[Callable[[h5py.File], object], str]] = {
 }
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.usefixtures("within")
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_files(name: str, file: Path) -> None:
     edit, expected = WRONG[name]
     assert change(file, edit) == expected
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.usefixtures("within")
 def test_negative_variance(tmp_path: Path) -> None:
     first = ("res_conv1", "res_bn_conv1")  # others are not reached
     path = write_checkpoint(
@@ -232,7 +223,7 @@ def test_negative_variance(tmp_path: Path) -> None:
     assert message(path) == "'/res_bn_conv1/bn_conv1/moving_variance:0' has negative values; expected a variance"
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.usefixtures("within")
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 class TestNothingElseIsRead:
     """What a file points to is a named pipe here: who opened it would wait for a writer for ever."""
