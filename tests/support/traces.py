@@ -29,6 +29,8 @@ NOT_TRACED = {
     "pretrained_model_args",
 }
 """Attributes of modules that say how these were made, or are used elsewhere."""
+LARGE = 5_000_000
+"""Parameters of a network that only one test exports: to compare and copy it takes longer than to trace a tiny one."""
 
 
 def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -46,6 +48,8 @@ def trace_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
 
     def trace(network: PixelNetwork) -> onnx.ModelProto:
+        if sum(parameter.numel() for parameter in network.parameters()) > LARGE:
+            return really(network)
         try:
             digest = digest_of(network)
         except (AttributeError, pickle.PicklingError):  # an encoder of a test's own
