@@ -57,11 +57,11 @@ settings.register_profile("quick", max_examples=15)
 settings.load_profile("quick")
 
 LONGEST = [
+    "robustness",  # it forks, which takes longer when the process is larger
     "training",
     "image_sizes",
     "docs",
     "keras",
-    "robustness",
     "export",
     "benchmark",
     "site",
@@ -165,6 +165,17 @@ def auto_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     if hasattr(request, "param"):
         monkeypatch.setenv("CVRNET_AMP", request.param)
     return os.environ["CVRNET_AMP"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cheap_networks() -> Iterator[None]:
+    """A large new network is filled with few random numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:
+            from tests.support.initial_values import draw_few
+
+            draw_few(patch)
+        yield
 
 
 FIGURES_COUNT = ("figure", "picture", "test_report", "report/test_pages")

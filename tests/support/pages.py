@@ -7,7 +7,6 @@ compared with the program.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
@@ -18,16 +17,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import pytest
 
 from tests.support.figures import draw_nothing
 from tests.support.shared import made_once
-
-if TYPE_CHECKING:
-    from torch import nn
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -454,27 +450,9 @@ def hub_repositories(page: Path) -> set[str]:
 
 def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let monkeypatch undo what a page changes in this process, and set a key for hashed ids."""
-    import timm
 
     from cvrnet.data.identity import KEY
     from cvrnet.encoders import registry
 
     monkeypatch.setattr(registry, "_factories", dict(registry._factories))
     monkeypatch.setenv(KEY, "a key of the tests")
-    monkeypatch.setattr(timm, "create_model", functools.partial(_copy_of_new_network, timm.create_model))
-
-
-def _copy_of_new_network(create: Callable[..., nn.Module], model_name: str, *args: Any, **options: Any) -> nn.Module:
-    """Do as ``timm.create_model``, but make the network with which many pages begin only once."""
-    import torch
-
-    from cvrnet.copies import copy_network
-
-    if (model_name, args, options) != ("cvrnet", (), {"num_classes": 3}) or torch.get_default_device().type != "cpu":
-        return create(model_name, *args, **options)
-    return copy_network(_new_network(create))
-
-
-@functools.cache
-def _new_network(create: Callable[..., nn.Module]) -> nn.Module:
-    return create("cvrnet", num_classes=3)  # to fill it with random numbers takes most of the time of many a page

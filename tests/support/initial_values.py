@@ -1,0 +1,36 @@
+"""Large tensors of new networks repeat few random numbers: to draw them all takes most of the time of making one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+LARGE = 200_000
+"""Tensors with more numbers than this: the small networks that most tests train have none."""
+DRAWN = 65_521
+"""Numbers drawn for a large tensor: prime, so that no two rows of a matrix are equal."""
+
+
+def draw_few(patch: pytest.MonkeyPatch) -> None:
+    """Draw `DRAWN` numbers for a large tensor, and repeat them."""
+    for name in ("normal_", "uniform_"):
+        patch.setattr(Tensor, name, _repeating(getattr(Tensor, name)))
+
+
+def _repeating(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def draw(tensor: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        size = tensor.numel()
+        if size <= LARGE or tensor.is_meta or not tensor.is_contiguous():
+            return fill(tensor, *arguments, **options)
+        flat, done = tensor.view(-1), DRAWN
+        fill(flat[:done], *arguments, **options)
+        while done < size:
+            more = min(done, size - done)
+            flat[done : done + more] = flat[:more]
+            done += more
+        return tensor
+
+    return draw
