@@ -169,7 +169,7 @@ def auto_precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(autouse=True, scope="session")
 def _cheap_networks() -> Iterator[None]:
-    """A large new network is filled with few random numbers."""
+    """A large new network repeats few uniform random numbers, which most networks then replace."""
     with pytest.MonkeyPatch.context() as patch:
         if "torch" in sys.modules:
             from tests.support.initial_values import draw_few
