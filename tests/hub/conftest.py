@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cvrnet.hub import redact, staging
+from cvrnet.runs.hub_download import file_hash
 from tests.support.hub_runs import make_crossval
 from tests.support.shared import folder_of_session, made_once
 
@@ -21,7 +20,7 @@ _Result = TypeVar("_Result")
 
 @pytest.fixture(autouse=True, scope="module")
 def _cheap_pushes() -> Iterator[None]:
-    """Most tests push the same runs: a push loads only a checkpoint, and redacts only a figure, of a new content."""
+    """Most tests push the same runs: checkpoints of equal content are loaded once, and equal figures redacted once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(staging, "load_checkpoint", _once(staging.load_checkpoint, "config.json", "model.safetensors"))
         patch.setattr(redact, "public_figure", _once(redact.public_figure))
@@ -30,13 +29,13 @@ def _cheap_pushes() -> Iterator[None]:
 
 def _once(function: Callable[[Path], _Result], *names: str) -> Callable[[Path], _Result]:
     """Keep a function's result for each content of a file, or of some files of a folder."""
-    kept: dict[tuple[bytes, ...], _Result] = {}
+    kept: dict[tuple[str, ...], _Result] = {}
 
     def keep(path: Path) -> _Result:
         files = [path / name for name in names] or [path]
-        if not all(file.is_file() and os.access(file, os.R_OK) for file in files):  # missing, or a pipe
+        if not all(file.is_file() for file in files):  # one is missing, or a pipe
             return function(path)
-        content = tuple(hashlib.sha256(file.read_bytes()).digest() for file in files)
+        content = tuple(map(file_hash, files))
         if content not in kept:
             kept[content] = function(path)
         return kept[content]

@@ -27,12 +27,11 @@ def _repeating(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
         size = tensor.numel()
         if size <= LARGE or tensor.is_meta or not tensor.is_contiguous():
             return fill(tensor, *arguments, **options)
-        flat, done = tensor.view(-1), DRAWN
-        fill(flat[:done], *arguments, **options)
-        while done < size:
-            more = min(done, size - done)
-            flat[done : done + more] = flat[:more]
-            done += more
+        flat, rows = tensor.view(-1), size // DRAWN
+        body = flat[: rows * DRAWN].view(rows, DRAWN)
+        fill(body[0], *arguments, **options)
+        body[1:] = body[0]
+        flat[rows * DRAWN :] = body[0, : size - rows * DRAWN]
         return tensor
 
     return draw

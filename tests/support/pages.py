@@ -450,7 +450,6 @@ def hub_repositories(page: Path) -> set[str]:
 
 def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let monkeypatch undo what a page changes in this process, and set a key for hashed ids."""
-
     from cvrnet.data.identity import KEY
     from cvrnet.encoders import registry
 
