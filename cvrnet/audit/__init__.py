@@ -3,6 +3,8 @@
 Needs scikit-learn, OpenCV and cleanlab: ``pip install cvrnet[audit]``.
 """
 
+# The old module is imported before the function of its name: a first import later would replace the function.
+import cvrnet.audit.held_out  # noqa: F401
 from cvrnet.audit.audit_data import (
     audit,
     check_audit_folder,

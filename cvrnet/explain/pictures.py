@@ -73,7 +73,9 @@ def draw_images(
         for part in overlays:
             if part in e.grids:
                 row[part] = _picture(name, part)
-                _save_overlay(e, part, output / row[part], threshold, raw)
+                save_overlay(e, part, output / row[part], threshold=threshold)
+                if raw:
+                    save_map(e, part, (output / row[part]).with_suffix(".npy"))
         yield row, [f"{printable(str(e.path))}: {part}: {e.refused[part]}" for part in overlays if part in e.refused]
 
 
@@ -131,13 +133,17 @@ def plot_explanation(
     return figure
 
 
-def _save_overlay(explanation: Explanation, part: str, path: Path, threshold: float, raw: bool) -> None:
-    cam = explanation.map(part)
+def save_overlay(explanation: Explanation, part: str, path: Path, *, threshold: float = THRESHOLD) -> None:
+    """Write the overlay of a part of the network as PNG, of the image's size; see `draw_overlay` for ``threshold``."""
+    picture = draw_overlay(explanation.image, explanation.map(part), threshold=threshold)
     with atomic_write(path) as temporary:
-        Image.fromarray(draw_overlay(explanation.image, cam, threshold=threshold)).save(temporary, format="PNG")
-    if raw:
-        with atomic_write(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
-            np.save(file, cam)
+        Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def save_map(explanation: Explanation, part: str, path: Path) -> None:
+    """Write the map of a part of the network as .npy: float32 (H, W) in 0..1, of the image's size."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, explanation.map(part))
 
 
 def _file_names(paths: Sequence[Path]) -> list[str]:

@@ -184,12 +184,12 @@ def test_results_are_replaced_whole_and_other_files_stay(cli, lively, two, tmp_p
     (out / "mine.txt").write_text("mine")
     before = {path: path.read_bytes() for path in out.iterdir()}
 
-    def fail(explanation, part, path, threshold, raw):
+    def fail(explanation, part, path, threshold):
         raise KeyboardInterrupt
 
     overwrite = ("explain", lively / "fold-2", *two, "-o", out, "--overwrite")
     with monkeypatch.context() as patch:
-        patch.setattr("cvrnet.explain.pictures._save_overlay", fail)
+        patch.setattr("cvrnet.explain.pictures.save_overlay", fail)
         assert cli(*overwrite)[0] == 130
     assert cli("explain", tmp_path / "nosuch", *two, "-o", out, "--overwrite")[0] == 1
     assert {path: path.read_bytes() for path in out.iterdir()} == before
