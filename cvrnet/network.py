@@ -22,9 +22,16 @@ from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cvrnet.encoders import ChannelAffine, Encoder, create_encoder, is_repository, missing_weights
+from cvrnet.encoders import is_repository
 from cvrnet.encoders.batch_norm import set_batch_norms
-from cvrnet.encoders.model_args import check_model_args
+from cvrnet.encoders.create_encoders import (
+    checked_args,
+    create_encoders,
+    create_normalizer,
+    encoder_names,
+    named_files,
+    weight_files,
+)
 from cvrnet.encoders.normalization import for_channels
 from cvrnet.errors import UserError
 from cvrnet.heads import BagHead, MultiScaleAveragingHead, check_num_classes
@@ -117,13 +124,13 @@ class CVRNet(nn.Module):
             raise UserError(f"scales={scales!r}; expected 'all' or 'deepest'")
         if unit not in UNITS:
             raise UserError(f"unit={unit!r}; expected {', '.join(UNITS)}")
-        names = _encoder_names(encoders)
+        names = encoder_names(encoders)
         self.global_pool = _check_global_pool(global_pool, num_classes, task)
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
         options = {"in_chans": in_chans, "img_size": _size(img_size), "cache_dir": cache_dir, **placement}
         drops = {"drop_path_rate": drop_path_rate, "drop_block_rate": drop_block_rate}
-        files, own = _named_files(names, encoder_weights), _encoder_args(names, encoder_args)
-        built = _create_encoders(names, own, pretrained, files, drops, **options)
+        files, own = named_files(names, encoder_weights), checked_args(names, encoder_args)
+        built = create_encoders(names, own, pretrained, files, drops, **options)
         made = [getattr(e, "made_as", None) or (name, args) for e, name, args in zip(built, names, own, strict=True)]
         from_repositories = any(map(is_repository, names))
         names, own = [name for name, _ in made], [args for _, args in made]
@@ -131,7 +138,7 @@ class CVRNet(nn.Module):
         # Encoder is a protocol on modules.
         self.encoders = nn.ModuleList(built)  # pyrefly: ignore[bad-argument-type]
         set_batch_norms(self.encoders, names, {"eps": bn_eps, "momentum": bn_momentum})
-        self.normalizers = nn.ModuleList(_normalizer(e, mean, std, in_chans, placement) for e in built)
+        self.normalizers = nn.ModuleList(create_normalizer(e, mean, std, in_chans, placement) for e in built)
 
         self.groups = groups = _head_groups([len(e.channels) for e in built], scales)
         channels = [c for e in built for c in e.channels]
@@ -318,13 +325,6 @@ def _take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
     return [i % count for i in wanted]
 
 
-def _encoder_names(encoders: Sequence[str]) -> list[str]:
-    names = [encoders] if isinstance(encoders, str) else list(encoders)
-    if not names:
-        raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
-    return names
-
-
 def _check_global_pool(global_pool: str, num_classes: int, task: str) -> str:
     check_num_classes(num_classes, task)
     if global_pool not in ("avg", ""):
@@ -354,77 +354,6 @@ def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
 
 def _size(img_size: int | Sequence[int] | None) -> tuple[int, int] | None:
     return None if img_size is None else to_2tuple(img_size)
-
-
-def _normalizer(
-    encoder: Encoder, mean: Sequence[float], std: Sequence[float], in_chans: int, placement: dict[str, Any]
-) -> nn.Module:
-    before = for_channels(mean, in_chans), for_channels(std, in_chans)
-    after = for_channels(encoder.mean, in_chans), for_channels(encoder.std, in_chans)
-    return nn.Identity() if before == after else ChannelAffine(*before, *after, **placement)
-
-
-def _named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, str]:
-    """Map each encoder to its weight file, from ``NAME=FILE``, or from ``FILE`` if there is only one encoder.
-
-    >>> _named_files(["resnet18"], "weights=2.pth"), _named_files(["resnet18", "vgg11"], ["vgg11=b.pth"])
-    ({'resnet18': 'weights=2.pth'}, {'vgg11': 'b.pth'})
-    """
-    found = {}
-    for text in _listed(files):
-        name, _, file = str(text).partition("=")
-        if name in names and file:
-            found[name] = file
-        elif len(names) == 1:
-            found[names[0]] = str(text)
-        else:
-            raise UserError(f"encoder_weights={text!r}; expected NAME=FILE, where NAME is {' or '.join(names)}")
-    return found
-
-
-def _listed(files: str | Sequence[str]) -> Sequence[str]:
-    if isinstance(files, bool):
-        raise UserError(f"encoder_weights={files}; expected NAME=FILE; for encoders' own weights, use pretrained=True")
-    return [files] if isinstance(files, str) else files
-
-
-def _encoder_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return each encoder's own arguments, after a check: they may come from an untrusted config.json."""
-    if arguments and len(arguments) != len(names):
-        raise UserError(f"encoder_args has {len(arguments)} items; expected one for each of {len(names)} encoders")
-    for own in arguments:
-        try:
-            check_model_args(own)
-        except ValueError as error:
-            raise UserError(f"encoder_args {error}") from error
-    return [dict(own) for own in arguments] or [{} for _ in names]
-
-
-def _create_encoders(
-    names: Sequence[str],
-    arguments: Sequence[dict[str, Any]],
-    pretrained: bool,
-    files: Mapping[str, str],
-    drops: dict[str, Any],
-    **kwargs: Any,
-) -> list[Encoder]:
-    drops = {option: rate for option, rate in drops.items() if rate}
-    for option, rate in drops.items():
-        if not 0 < rate < 1:
-            raise UserError(f"{option}={rate!r}; expected at least 0, and less than 1")
-    encoders = []
-    for name, own in zip(names, arguments, strict=True):
-        source: dict[str, Any] = {"weights": files[name]} if name in files else {"pretrained": pretrained}
-        try:
-            encoders.append(create_encoder(name, **source, **{**own, **drops}, **kwargs))
-        except Exception as error:  # the Hub's client raises many types; the advice is the same for all
-            if lacking := [option for option in drops if f"unexpected keyword argument '{option}'" in str(error)]:
-                message = f"encoder {name!r} takes no {lacking[0]}; leave it out, or choose another encoder"
-                raise UserError(message) from error
-            if not pretrained or isinstance(error, (UserError, TypeError)):
-                raise
-            raise missing_weights(f"encoder {name!r}", names, error) from error
-    return encoders
 
 
 def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, ...], **kwargs: Any) -> CVRNet:
@@ -467,8 +396,8 @@ def _refuse_sources(arguments: Mapping[str, Any]) -> None:
 
     The model's config is untrusted, so it must not start downloads.
     """
-    names = [name for name in _encoder_names(arguments["encoders"]) if is_repository(str(name))]
-    if unwanted := [*names, *_listed(arguments.get("encoder_weights", ()))]:
+    names = [name for name in encoder_names(arguments["encoders"]) if is_repository(str(name))]
+    if unwanted := [*names, *weight_files(arguments.get("encoder_weights", ()))]:
         message = f"{unwanted[0]!r} is not needed; leave it out: the trained model holds the weights of its encoders"
         raise UserError(message)
 
