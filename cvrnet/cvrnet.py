@@ -64,7 +64,7 @@ default_cfgs = generate_default_cfgs(
         "cvrnet_convnext_tiny_efficientnetv2_rw_s.untrained": _cfg(
             first_conv=("encoders.0.backbone.stem_0", "encoders.1.backbone.conv_stem")
         ),
-        "cvrnet_keras.untrained": _cfg(  # input values 0 to 255; more than 8 bits are read as in the authors' notebook
+        "cvrnet_keras.untrained": _cfg(  # inputs 0 to 255; images of over 8 bits are read as in the authors' notebook
             mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), notes=None
         ),
     }

@@ -69,7 +69,7 @@ def select_precision(name: str, device: torch.device) -> str:
 
 @contextmanager
 def kernels(device: torch.device, precision: str) -> Iterator[None]:
-    """Inside the block, let cuDNN measure which kernels are fastest, and allow TF32 or forbid it.
+    """Context manager: let cuDNN measure which kernels are fastest, and allow or forbid TF32.
 
     By default, PyTorch's convolutions multiply float32 numbers in TF32 (10 bits of mantissa). The precision ``"fp32"``
     forbids TF32. With the other precisions, the operations that stay in float32 may use TF32. On devices other than

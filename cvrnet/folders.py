@@ -79,11 +79,12 @@ def check_replaceable(folder: Path, known: Callable[[Path], bool]) -> None:
 
 @contextmanager
 def made_aside(folder: Path, keep: Callable[[Path], bool] = lambda new: False) -> Iterator[Path]:
-    """Context manager: write a new folder aside; if the ``with`` block succeeds, the new folder replaces `folder`.
+    """Context manager: the block writes a new hidden folder; if the block succeeds, this folder replaces `folder`.
 
-    ``as`` gives the path of the new folder, which is hidden. The block makes this folder, unless it exists already
-    (see ``keep``). `folder` may hold an earlier result. If the block fails, `folder` stays as it was, and the new
-    folder is removed; but if ``keep(new folder)`` returns True, the new folder stays, and a later call continues it.
+    ``as`` gives the path of the new folder. The block creates the new folder, unless an earlier call has left it there.
+    `folder` may hold an earlier result. If the block fails, `folder` does not change, and the new folder is removed.
+    But if ``keep``, called with the new folder, returns True, the new folder stays, and the block of a later call can
+    continue the work in it.
     """
     new = new_folder(folder)
     try:
@@ -194,7 +195,7 @@ def lock_folder(folder: Path, part: str = "", *, shared: bool = False) -> Iterat
         return
     missing = [path for path in (folder.parent, *folder.parent.parents) if not path.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # The lock is inside the folder if its parent is not writable, for example if it is a volume of a container.
+    # The lock file is inside the folder if the parent folder is not writable: the folder may be a container's volume.
     inside = folder.is_dir() and not os.access(folder.parent, os.W_OK)
     name = ".".join(["", *([] if inside else [folder.name]), *filter(None, [part]), "cvrnet-lock"])
     path = (folder if inside else folder.parent) / name

@@ -1,4 +1,4 @@
-"""Format scores as text: numbers, mean ± standard deviation, 95 % intervals."""
+"""Format scores as text: numbers, mean ± standard deviation, and 95 % intervals."""
 
 from __future__ import annotations
 

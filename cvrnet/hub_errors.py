@@ -1,4 +1,4 @@
-"""Turn the exceptions of the Hub's client into one-line messages: what failed, which data are safe, what to do."""
+"""Turn the exceptions of the Hub's client into one-line messages: what failed, what is safe, and what to do."""
 
 from __future__ import annotations
 

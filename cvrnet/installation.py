@@ -19,7 +19,7 @@ _CORE = ("cvrnet", "torch", "timm", "torchvision", "huggingface-hub", "safetenso
 
 
 def describe_installation() -> Iterator[tuple[str, str]]:
-    """Yield pairs of item and value: versions, device, bf16 support, threads, extras, the Hub."""
+    """Yield pairs of item and value: versions, device, bf16 support, threads, extras, and settings of the Hub."""
     yield "python", f"{platform.python_version()} ({_abbreviated(sys.executable)})"
     yield "platform", platform.platform()
     for name in _CORE:

@@ -50,8 +50,8 @@ class CVRNet(nn.Module):
 
     ``forward`` returns logits whose softmax is the mean of the heads' softmax outputs. With ``task="multilabel"``, the
     sigmoids of the logits are the mean of the heads' sigmoids. ``forward_features`` returns the maps of all heads as
-    one tensor: pooled to the deepest grid and concatenated. Each channel keeps its exact mean, so
-    ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
+    one tensor: pooled to the grid of the first encoder's deepest map, and concatenated. Each channel keeps its exact
+    mean, so ``forward_head(forward_features(x))`` equals ``forward(x)`` at every input size.
 
     Args:
         encoders: Names for :func:`cvrnet.encoders.create_encoder`. A name may be a repository or a folder. The config
@@ -135,7 +135,7 @@ class CVRNet(nn.Module):
         from_repositories = any(map(is_repository, names))
         names, own = [name for name, _ in made], [args for _, args in made]
         self._without_repositories = {"encoders": names, "encoder_args": own} if from_repositories else {}
-        # Encoder is a protocol on modules.
+        # Every Encoder is a module, but a protocol cannot state this.
         self.encoders = nn.ModuleList(built)  # pyrefly: ignore[bad-argument-type]
         set_batch_norms(self.encoders, names, {"eps": bn_eps, "momentum": bn_momentum})
         self.normalizers = nn.ModuleList(create_normalizer(e, mean, std, in_chans, placement) for e in built)
@@ -360,9 +360,9 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
     """Build a variant with timm's builder.
 
     With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
-    repository), otherwise the encoders' own weights. A whole model's weights include its encoders' weights, so these
-    are not downloaded. The whole model's config is not trusted, so this config must not name repositories or folders as
-    encoders.
+    repository), otherwise the encoders' own weights. A whole model's weights include its encoders' weights, so the
+    encoders' own weights are not downloaded. The whole model's config is not trusted, so this config must not name
+    repositories or folders as encoders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.

@@ -1,4 +1,4 @@
-"""Register the models with timm without importing it: at once if timm is already imported, otherwise at its import."""
+"""Register the models without importing timm: at once if timm is already imported, otherwise when it is imported."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-MODELS = "cvrnet.cvrnet"  # importing this module registers them
+MODELS = "cvrnet.cvrnet"  # importing this module registers the models
 
 
 def register_models() -> None:
     """Register the models now, or as soon as timm has been imported.
 
-    This function does not import timm and PyTorch, because these imports take seconds. Some commands need neither timm
-    nor PyTorch: predictions by an ONNX file, ``cvrnet data`` and ``cvrnet import``.
+    This function does not import timm or PyTorch, because these imports take seconds. Some commands need neither timm
+    nor PyTorch: predictions with an ONNX file, ``cvrnet data`` and ``cvrnet import``.
     """
     if sys.modules.get("timm") is not None:
         import_module(MODELS)
@@ -41,7 +41,7 @@ class _AfterTimm(MetaPathFinder):
 
 
 class _RegisteringLoader(Loader):
-    """Loads timm by its own loader, then registers the models."""
+    """Loads timm with timm's own loader, then registers the models."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader

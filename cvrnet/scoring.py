@@ -23,7 +23,7 @@ MIN_PATIENTS = 10  #: within one source, only classes with at least this many pa
 @singledispatch
 def score(predictions: AnyTable) -> dict[str, Any]:
     """Return the scores of a table of predictions, ready for JSON: see `score_classes` and `score_findings`."""
-    raise TypeError(type(predictions).__name__)
+    raise TypeError(f"cannot score {type(predictions).__name__}; expected PredictionTable or FindingTable")
 
 
 @score.register
@@ -103,7 +103,7 @@ def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
 def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str, Any]:
     """Return 95 % intervals of all scores by bootstrap over patients.
 
-    If a rate of a class is 0 or 1, all resamples give this value, and the bootstrap gives no interval. The exact
+    If a rate of a class is 0 or 1, all resamples give this value, so the bootstrap interval has no width. The exact
     binomial interval is used instead, with one trial for each patient. ``exact`` lists these rates by names such as
     ``NOR/sensitivity``.
     """

@@ -26,7 +26,7 @@ def main() -> None:
     """Run the command line; report a user's mistake in one line, with exit status 1 or 2 and without a traceback."""
     try:
         _main()
-    except (KeyboardInterrupt, Exception):  # Ctrl-C may come while an error is handled, or cause one in C code
+    except (KeyboardInterrupt, Exception):  # Ctrl-C may come while an error is handled, or may cause an error in C code
         if not was_interrupted():
             raise
         _fail("interrupted", 130)

@@ -15,7 +15,9 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.option(
     "--models", type=options.names, required=True, help="Names of timm models, such as cvrnet,resnet50,cvrnet:p3."
 )
-@options.output("Folder for a run of each model, benchmark.csv, benchmark.md, benchmark.json, figures/.", required=True)
+@options.output(
+    "Folder for a run of each model, benchmark.csv, benchmark.md, benchmark.json and figures/.", required=True
+)
 @options.n_folds
 @options.test_source
 @options.split_from

@@ -27,8 +27,8 @@ def calibrate(model: str, data: Path, output: Path, **settings: Any) -> None:
     Without labels (--unlabelled), the shares of the classes are estimated, and the probabilities are corrected for
     them (Saerens et al. 2002).
 
-    In both cases, if MODEL can mark unusual images, the calibrated model marks images that are less like the training
-    images than 95 % of the images in DATA. Images or patients that the model was trained on are refused.
+    In both cases, if MODEL can mark unusual images, the calibrated model marks an image that is less similar to the
+    training images than 95 % of the images in DATA are. Images or patients that the model was trained on are refused.
 
     The network is not trained: if it cannot distinguish two classes now, it cannot distinguish them afterwards.
 

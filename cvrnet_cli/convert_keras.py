@@ -10,7 +10,7 @@ from cvrnet_cli.output import print_rows, say
 
 @click.command("convert-keras", short_help="Convert one of the authors' Keras checkpoints to a run.")
 @click.argument("file", type=options.PATH, metavar="FILE.h5")
-@options.output("Folder of the run: config.json, model.safetensors, run.json.", required=True)
+@options.output("Folder of the run: config.json, model.safetensors and run.json.", required=True)
 @click.option("--classes", type=options.names, help="Class names in the order of the outputs.  [default: class_0, ...]")
 @options.overwrite
 def convert_keras(file: Path, output: Path, classes: tuple[str, ...] | None, overwrite: bool) -> None:

@@ -13,10 +13,12 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.command(short_help="Cross-validate as in the papers: train and test every fold.")
 @click.argument("data", type=options.PATH, required=False)
 @options.manifest("data")
-@options.output("Folder of the run: fold-1/ and so on, summary.json, report.html.")
+@options.output("Folder of the run: fold-1/ and so on, summary.json and report.html.")
 @options.n_folds
 @options.test_source
-@click.option("--leave-one-source-out", is_flag=True, help="For each source, make one run with it as --test-source.")
+@click.option(
+    "--leave-one-source-out", is_flag=True, help="Make one run for each source, with this source as --test-source."
+)
 @options.split_from
 @click.option(
     "--only-fold",

@@ -8,7 +8,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import print_rows, progress_bar, say
 
 
-@click.command(short_help="Show what a data set contains: counts, sizes, a contact sheet, problems.")
+@click.command(short_help="Show what a data set contains: counts, sizes, problems, and a contact sheet.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("PNG file for a contact sheet: some images of each label from each source.", metavar="SHEET.png")

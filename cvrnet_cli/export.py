@@ -40,8 +40,8 @@ def export(model: str, output: Path, **settings: Any) -> None:
     The file takes any number of uint8 images, normalises them itself, and contains class names and preprocessing. It
     is written only if its probabilities equal PyTorch's within 1e-4. With --int8, int8 is then compared with float32 on
     images of --calibration: at least 98 % of them must keep their predicted class, and the accuracy may fall by at most
-    one percentage point (for findings: at least 98 % of the decisions must stay, and the mean AUC may fall by at most
-    0.01). Otherwise, no file is written. cvrnet predict and cvrnet evaluate accept the file as MODEL.
+    one percentage point (for findings: at least 98 % of the decisions must stay the same, and the mean AUC may fall by
+    at most 0.01). Otherwise, no file is written. cvrnet predict and cvrnet evaluate accept the file as MODEL.
 
     \b
     Examples:

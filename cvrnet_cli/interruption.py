@@ -80,7 +80,7 @@ def _interrupt_later() -> None:
 
 
 def _interrupt() -> None:
-    if hasattr(signal, "pthread_kill"):  # a signal also ends a system call that waits, as for a server or a disk
+    if hasattr(signal, "pthread_kill"):  # a signal also ends a system call that waits for a server or a disk
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     else:
         _thread.interrupt_main()

@@ -9,10 +9,10 @@ from cvrnet_cli import options
 from cvrnet_cli.output import job_callbacks, print_rows, say
 
 
-@click.command(short_help="Find the lungs: train a segmenter on given masks, write masks for all other images.")
+@click.command(short_help="Find the lungs: train a segmenter on given masks, and write masks for all other images.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
-@options.output("Folder for the masks, a manifest of images and masks, the quality, the segmenter.", required=True)
+@options.output("Folder for the masks, a manifest of images and masks, quality scores and segmenter.", required=True)
 @click.option("--segmenter", type=options.PATH, help="Earlier output folder, whose segmenter is used.")
 @click.option("--folds", "n_folds", type=click.IntRange(2), default=5, help="Number of cross-validation folds.")
 @click.option("--epochs", type=click.IntRange(1), default=25, help="Number of training epochs.")

@@ -10,7 +10,7 @@ from cvrnet_cli.output import print_rows, say
 @click.argument("name", required=False)
 @options.style
 def models(name: str | None, style: str) -> None:
-    """List the registered models with encoders, parameters, multiply-adds at 224 x 224 pixels and feature maps.
+    """List the registered models with encoders, parameters, feature maps, and multiply-adds at 224 x 224 pixels.
 
     The column pretrained says where the encoders' ImageNet weights are: here (in an installed package, or in the cache
     of the Hugging Face Hub), on the Hub, or in a package (the column then shows the pip command that installs it). With

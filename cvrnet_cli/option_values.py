@@ -62,7 +62,8 @@ def freezing(text: str) -> int | str:
 def targets(text: str) -> float | dict[str, float]:
     """Convert a value of ``--sensitivity`` or ``--specificity``.
 
-    It is one target for all classes, as in ``"0.9"``, or a target for each named class, as in ``"CVP=0.95,NCP=0.9"``.
+    The value is one target for all classes, as in ``"0.9"``, or a target for each named class, as in
+    ``"CVP=0.95,NCP=0.9"``.
     """
     try:
         if "=" not in text:

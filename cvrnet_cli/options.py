@@ -287,7 +287,7 @@ def setting_name(flag: str) -> str:
 
 
 def training_config(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return a ``TrainConfig`` made from the options of `training` or `protocol`, and the command's other settings."""
+    """Return two things: a ``TrainConfig`` from the options of `training` or `protocol`, and all other settings."""
     from cvrnet.training import recipe
 
     known = {setting_name(flag) for flag, *_ in (*MODEL, *PROTOCOL)}

@@ -22,9 +22,10 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), s
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], style: str, file: TextIO) -> None:
-    """Write rows in one of `FORMATS`, one at a time, so that memory does not grow with their number.
+    """Write rows in one of `FORMATS`, one row at a time, so that memory does not grow with the number of rows.
 
-    In tables and CSV, control characters are escaped, and no cell is a formula for a spreadsheet. JSON is exact.
+    In tables and CSV, control characters are escaped. In CSV, ``'`` is put before a text that a spreadsheet would read
+    as a formula. JSON keeps every text; NaN and infinity become null.
     """
     if style == "csv":
         from cvrnet.text import sheet_cell
@@ -89,7 +90,7 @@ def output_file(path: Path | None, overwrite: bool) -> Iterator[TextIO]:
 
 @contextmanager
 def progress_bar(description: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that shows a bar on stderr if stderr is a terminal, and else does nothing."""
+    """Yield a function of (done, total) that shows a bar on stderr; it does nothing if stderr is not a terminal."""
     from tqdm import tqdm
 
     with tqdm(desc=safe(description), unit=unit, disable=None, leave=False) as bar:
@@ -167,7 +168,7 @@ SCORES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auc_macro
 
 
 def print_scores(metrics: Mapping[str, Any], columns: Sequence[str] = SCORES) -> None:
-    """Print the scores in metrics.json, one row for each set of images; for findings, for each finding in each set."""
+    """Print the scores in metrics.json: a row for each set of images or, for findings, for each finding in each set."""
     from cvrnet.report.report_tables import paper_scores
 
     if any("findings" in scores for scores in metrics.values()):

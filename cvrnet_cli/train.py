@@ -12,7 +12,7 @@ from cvrnet_cli.output import job_callbacks, print_scores, say
 @click.command(short_help="Fine-tune a model on a folder or CSV of radiographs.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
-@options.output("Folder of the run: model, metrics, predictions, figures, report.", required=True)
+@options.output("Folder of the run: model, metrics, predictions, figures and report.", required=True)
 @options.test_source
 @options.job
 @options.training

@@ -3,7 +3,7 @@
 Needs scikit-learn, OpenCV and cleanlab: ``pip install cvrnet[audit]``.
 """
 
-# The old module is imported before the function of its name: a first import later would replace the function.
+# Import the old module first: if it were imported later, it would replace the function held_out of this package.
 import cvrnet.audit.held_out  # noqa: F401
 from cvrnet.audit.audit_data import (
     audit,

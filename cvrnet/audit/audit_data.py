@@ -48,7 +48,7 @@ TABLES = {
     "model-sources": "model-by-source",
     "model-lung-masks": "unusable-lung-masks",
 }
-"""Code of a finding -> file name of its table; other findings' tables are named by the code."""
+"""Code of a finding -> name of its table, without .csv; the table of any other finding has the code as its name."""
 
 
 def read_audited(
@@ -64,8 +64,8 @@ def read_audited(
 
     Images have one label each, or may have several findings, such as edema. They may have several findings in three
     cases: ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there
-    are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images without
-    a known value for any finding are left out. If images have one label each, the returned list of names is empty.
+    are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images for which
+    no finding is known are left out. If images have one label each, the returned list of names is empty.
 
     Raises:
         DataError: No image is left, or a cell of a finding or a label is wrong (see `cvrnet.data.findings`).
@@ -147,10 +147,10 @@ def audit(
         workers: Number of threads that read images.
         examination: Collects the predictions of a trained model, which are then also audited.
         any_body_part: Also read DICOM files that are not of the chest.
-        features: Compute the features of a network. Without features, wrong labels and pictures that are not
-            radiographs are not found.
-        finder: Black out everything outside the lungs, or crop the images to the lungs, before they are measured.
-            Features are always computed from whole pictures.
+        features: Compute the features of a network. Without features, the audit does not search for wrong labels, or
+            for pictures that are unlike the others.
+        finder: Blacks out everything outside the lungs, or crops the images to the lungs, before the images are
+            measured. Features are always computed from whole pictures.
         progress: Called after each image with the number of images read and the total.
         step: Called with the name of each step before the step starts.
 
@@ -279,7 +279,7 @@ def check_audit_folder(folder: Path, overwrite: bool) -> bool:
 
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:
-    """Return the sentences of the severe findings in a folder's audit.json; None if it has no audit of these images."""
+    """Return the severe findings' sentences in a folder's audit.json; None if there is no audit of these images."""
     path = Path(folder) / AUDIT
     if not path.is_file():
         return None

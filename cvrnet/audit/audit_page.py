@@ -11,8 +11,8 @@ from cvrnet.data import Record, read_image
 from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.html import Picture, Table, render, small_picture
 
-MAX_ROWS = 40  # most rows of a finding's table that the page shows
-MAX_NAMES = 15  # most rows and columns of the table of findings that occur together
+MAX_ROWS = 40  # maximum number of rows of a finding's table on the page
+MAX_NAMES = 15  # maximum number of rows, and of columns, in the table of findings that occur together
 
 Row = Mapping[str, Any]
 

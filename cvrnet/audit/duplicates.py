@@ -19,7 +19,7 @@ from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
 
 CHUNK = 1000  # pairs that are submitted at once, which bounds the memory
-MOST_IMAGES = 100_000  # most images that are searched for near-duplicates: the time grows with the square of the number
+MOST_IMAGES = 100_000  # maximum number of images searched for near-duplicates: the time grows with its square
 _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source": "source"}
 """What all copies of one image should have in common -> the attribute of `Record`."""
 
@@ -115,7 +115,7 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
     names = [[records[i].name for i in group] for group in groups]
     advice = "Keep one image of each cluster; otherwise, one exposure counts several times."
     if crossing:
-        advice = "Keep one image of each cluster, or give all of them one patient id; correct contradictory labels."
+        advice = "Keep one image of each cluster, or give all its images one patient id; correct contradictory labels."
     return Finding(
         code,
         grade(severe=bool(crossing), warning=True),

@@ -26,7 +26,7 @@ BATCH = 16
 
 
 class Views(NamedTuple):
-    """The views of one resized image, and the problem with its lung mask, if there is one."""
+    """The views of one resized image and, if its lung mask cannot be used, the reason."""
 
     images: dict[str, np.ndarray]  # view -> uint8 (H, W, C); without a usable mask, the whole image only
     remains: float = 1.0  # share of the image that is left when the lungs are hidden
@@ -81,7 +81,8 @@ class Examination:
             lungs = read_mask(record.lung_mask, pixels.shape[:2])
         except UserError as error:
             return Views(whole, problem=str(error))
-        # The lungs' box is hidden instead of their outline, which would show the heart's shape and the disease itself.
+        # Hide the lungs' bounding box: if only the area inside their outline were hidden, the heart's shape and the
+        # disease itself would remain visible.
         box = bounding_box(lungs)
         parts = {WITHOUT: resize(keep(pixels, ~box)), ONLY: resize(keep(pixels, lungs))}
         return Views(whole | parts, remains=float(1 - box.mean()))

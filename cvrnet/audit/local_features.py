@@ -2,10 +2,10 @@
 
 SIFT (Lowe 2004, OpenCV) finds the same keypoints again after a crop, a rotation, or a change of scale or contrast, and
 describes each by 128 numbers (its descriptor). For the search, each descriptor is replaced by the two nearest of a
-thousand "words". Pictures are compared by the cosine of their weighted word counts ("Video Google", Sivic and Zisserman
-2003). In a mirrored picture or a negative, SIFT finds the same keypoints (if mirrored, at mirrored positions), but the
-numbers of each descriptor are in another, known order. The search reorders the numbers, and so finds these pictures
-without reading pixels again.
+thousand "words" (descriptors drawn at random). Pictures are compared by the cosine of their weighted word counts
+("Video Google", Sivic and Zisserman 2003). In a mirrored picture or a negative, SIFT finds the same keypoints (if
+mirrored, at mirrored positions), but the numbers of each descriptor are in another, known order. The search reorders
+the numbers, and so finds these pictures without reading pixels again.
 """
 
 from __future__ import annotations

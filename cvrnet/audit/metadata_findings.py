@@ -15,10 +15,10 @@ from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
 
 SEVERE_V, WARNING_V = 0.5, 0.2
-MOSTLY = 0.9  # least share of a class's images from one source that is reported
+MOSTLY = 0.9  # a class is reported if at least this share of its images comes from one source
 LARGE = 0.1  # a patient id is reported if it has a larger share of all images
 LEAST = 5  # least number of images with one patient id; with fewer, a tenth of all images means nothing
-TIMES = 3  # least number of images with the id, as a multiple of the median number of the other patients
+TIMES = 3  # least number of images with the id, as a multiple of the other patients' median number of images
 
 _APART = "Compare classes within one source, and test on a source that is not used for training."
 CAME_OR_WENT = "If the disease did not change between the images, correct the labels. Split by patient, never by image."

@@ -8,23 +8,23 @@ from sklearn.model_selection import GroupKFold
 
 SIDE = 16  # pixels of the copies
 FOLDS = 5
-MAX_IMAGES = 3000  # most training images of each fold, so that the cost grows only in proportion to the data set
+MAX_IMAGES = 3000  # maximum number of training images per fold, so that the cost grows only linearly with the data set
 _TURNED = ("turned by 90°", "upside down", "turned by 270°")
 WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TURNED))
 """The eight ways in which a picture can be stored: in four quarter turns, then as a negative in four quarter turns."""
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Find, for each picture, which way other than upright fits best; return its margin over upright, and its index.
+    """Return two arrays: for each picture, the margin of the best way other than upright, and the index of this way.
 
-    Both arrays are (n,). `WAYS` lists the ways in which a picture can be stored; the index is the way's place there.
-    Each way has a fit, explained below; the margin is the fit of the best way other than upright, minus upright's fit.
+    Both arrays are (n,). `WAYS` lists the ways in which a picture can be stored; the index is an index into this list.
+    Each way has a fit, explained below. The margin is the fit of the best way other than upright, minus upright's fit.
 
-    ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Each picture gets eight copies, one changed in each
-    way. Ridge regression learns to tell from a copy how it was changed, and then judges the copies of patients that it
-    was not trained on. If a picture is stored in way w, its copy changed in way v looks like an upright picture that
-    was changed in way w and then in way v. So the fit of w is a mean over the eight copies: for the copy changed in
-    way v, the score of the one way that equals w followed by v.
+    ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Each picture gets eight copies, each changed in a
+    different way. Ridge regression learns to predict in which way a copy was changed, and then scores the copies of
+    patients that it was not trained on. If a picture is stored in way w, its copy changed in way v looks like an
+    upright picture that was changed in way w and then in way v. So the fit of way w is a mean over the eight copies:
+    for the copy changed in way v, the score of the way that results from w followed by v.
 
     The margin is about 2 for an inverted film, 1 for a turned film, and -1 for a correct film. It is near 0 if the
     classifier cannot distinguish the copies, for example with few pictures, or with pictures that are not radiographs.

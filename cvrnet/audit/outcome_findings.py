@@ -26,7 +26,7 @@ def outcome_findings(course: Course, records: Sequence[Record]) -> list[Finding]
     if after:
         patients = len({record.patient_id or record.name for record in after})
         sentence = (
-            f"{count(len(after), 'film')} of {len(records):,}, of {count(patients, 'patient')}, "
+            f"{count(len(after), 'film')} of {len(records):,} ({count(patients, 'patient')}) "
             f"{'is' if len(after) == 1 else 'are'} from the day of {column} or later: such a film shows the event "
             "instead of predicting it."
         )
@@ -56,7 +56,7 @@ def _view_findings(records: Sequence[Record], column: str) -> list[Finding]:
         f"The view alone (AP or PA) predicts {column} with AUC {found}: {yes:.0%} of the films of patients with the "
         f"event are AP, and {no:.0%} of the other films."
     )
-    advice = "A bedside film is a sign of severity: compare a model with the view alone, and score it within one view."
+    advice = "A bedside film is a sign of severity: compare models with the view alone, and score them within one view."
     severity = grade(severe=False, warning=bounds is not None and found.low > 0.5)
     figures = {"auc": found.value, "ap_yes": yes, "ap_no": no}
     return [Finding("view-outcome", severity, sentence, figures, advice=advice)]

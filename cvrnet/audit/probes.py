@@ -22,7 +22,7 @@ from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.inputs import unchecked
 
 MIN_PATIENTS = 10  # least number of patients of a class; smaller classes are left out
-MAX_IMAGES = 3000  # about the most images of a probe; whole patients are drawn, so its cost does not grow with the data
+MAX_IMAGES = 3000  # a probe uses about this many images at most, of randomly drawn patients, to limit its cost
 FOLDS = 5
 PERMUTATIONS = 3
 RESAMPLES = 500
@@ -158,7 +158,7 @@ def _out_of_fold(
 ) -> list[np.ndarray]:
     """Return probabilities (n, C) for each of several targets (n,).
 
-    For each image, they come from a model that was not trained on its patient.
+    The probabilities of an image come from a model that was not trained on the image's patient.
     """
     tables = [np.full((len(values), n_classes), 1 / n_classes) for _ in targets]
     if not values.shape[1]:  # no feature differs between images, so every class is equally likely

@@ -19,7 +19,7 @@ from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
 CHANCE = 1e-3  # associations with a source or another finding are reported below this p-value (Fisher's exact test)
-MOST_NAMED = 5  # most items that a sentence lists; a number says how many more there are
+MOST_NAMED = 5  # maximum number of items that a sentence lists; a number then says how many more there are
 _CELLS = ("both", "only_first", "only_second", "neither")
 
 Pairs = dict[str, np.ndarray]
@@ -101,9 +101,10 @@ def _never_alone(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.
 
 
 def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.ndarray) -> list[Finding]:
-    """Report for each finding what `source_findings` reports for classes, if enough patients have it and lack it.
+    """Report for each finding what `source_findings` reports for classes.
 
-    The last item of the returned list is a note on all findings of the images together.
+    A finding is left out if too few patients have it, or too few patients lack it. The last item of the returned list
+    is a note on all findings of the images together.
     """
     found: list[Finding] = []
     rows: list[dict[str, Any]] = []

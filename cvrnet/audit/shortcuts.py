@@ -15,11 +15,11 @@ from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, WHAT, Probe, probe, pr
 from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
-SEVERE_AUC = 0.75  # severe: from features without lung, the 95 % interval of the best class's AUC is above this
-MARGIN = 0.05  # least AUC above chance that is reported; smaller differences can come from the choice of folds
+SEVERE_AUC = 0.75  # severe: without lung, the 95 % interval of the best class's AUC starts at this value or above
+MARGIN = 0.05  # an AUC must be more than this above chance to count; smaller differences can come from the folds
 SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
-MAX_STRATA = 8  # groups of source and label that are compared pair by pair
-MAX_FINDINGS = 15  # most findings that are probed; the findings with the most patients are chosen
+MAX_STRATA = 8  # maximum number of groups (images of one source and label) that are compared pair by pair
+MAX_FINDINGS = 15  # maximum number of findings that are probed; the findings with the most patients are chosen
 
 _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "

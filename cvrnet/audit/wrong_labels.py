@@ -26,9 +26,9 @@ CODE = "wrong-labels"
 MIN_PATIENTS = 30  # least number of patients of a class within a source; smaller classes are not checked
 MAX_CONFIDENCE = 0.03  # only a label with a lower probability counts as probably wrong
 MIN_SHARE = 0.015  # least share of doubtful labels for a warning; with fewer, only a note, because a model also errs
-MIN_AUC = 0.8  # least AUC of the predicted labels; with less, many doubts are false. 10 % wrong labels take away 0.08
+MIN_AUC = 0.8  # least AUC of the predicted labels; below it, many doubts are false. 10 % wrong labels lower it by 0.08
 FOLDS = 5
-MAX_IMAGES = 3000  # most training images of each fold, so that the cost grows only in proportion to the data set
+MAX_IMAGES = 3000  # maximum number of training images per fold, so that the cost grows only linearly with the data set
 SHARPNESS = 2.0  # factor of the support vector machine's margins before the softmax
 CAUTION = 10.0  # pseudo-count: this many images, with labels at their overall rates, are added to each class's counts
 
@@ -134,7 +134,7 @@ class JudgedSource(NamedTuple):
     images: np.ndarray  #: the indices of these images among all images, (n,)
     classes: list[str]  #: C names
     y: np.ndarray  #: the index of each image's class, (n,)
-    p: np.ndarray  #: probabilities of the classes, from models and labels of other images, (n, C)
+    p: np.ndarray  #: probabilities of the classes, from the image and the patient's other labels, (n, C)
     auc: float  #: AUC of predicting the labels with the probabilities
 
 

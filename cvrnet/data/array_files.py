@@ -100,7 +100,7 @@ class ArrayFiles:
 
 
 def image_status(path: str | Path) -> os.stat_result:
-    """Return modification time and size of an image's file; ImageError if there is no such file."""
+    """Return the `os.stat_result` of an image's file; ImageError if the file is missing or cannot be accessed."""
     try:
         return os.stat(split_frame(path)[0])
     except (OSError, ValueError) as error:

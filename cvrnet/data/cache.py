@@ -57,7 +57,7 @@ class ImageCache:
         self.lungs = lungs
         shape = (*self.size, 1 if mode == "L" else 3)
         settings: tuple[object, ...] = self.size, mode, interpolation, grey_version, any_body_part
-        settings += (ct_window,) if ct_window else ()  # without a window, entries keep the names of earlier versions
+        settings += (ct_window,) if ct_window else ()  # without a window, file names stay those of earlier versions
         self._files = ArrayFiles(folder, "\n".join(map(str, settings)), shape, np.uint8, self.version_of)
         self.folder = self._files.folder
 

@@ -1,7 +1,7 @@
-"""The training images as a data set of PyTorch.
+"""The training images as a PyTorch `Dataset`.
 
-It is not in `cvrnet.training`: loader processes that are spawned (Windows, macOS) import the module of their data set,
-and that package imports timm and scikit-learn, which takes seconds.
+This class is not in `cvrnet.training`, because that package imports timm and scikit-learn, which takes seconds. Each
+spawned loader process (Windows, macOS) imports the module of its data set.
 """
 
 from __future__ import annotations

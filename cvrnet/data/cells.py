@@ -1,4 +1,4 @@
-"""Check and normalise the labels and splits in a manifest's cells: spelling, placeholders, values not accepted."""
+"""Check and normalise the labels and splits in a manifest's cells: spelling, placeholders and refused values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
     **dict.fromkeys(("validate", "validating"), "val"),
 }
-# As in nnU-Net's imagesTr and images_ts. They count only beside another word, because a cell or folder with only these
-# letters may name a class or a hospital.
+# Short names of splits, as in nnU-Net's imagesTr and images_ts. A short name counts only beside another word, because a
+# cell or folder with only these letters may name a class or a hospital.
 _SHORT_SPLITS = {"tr": "train", "vl": "val", "ts": "test", "te": "test"}
 _BETWEEN = re.compile(r"[,;/+&]| and ")  # separators of findings in a label, besides SEPARATOR
 _WORD = re.compile(r"[^\W\d_]+")
@@ -48,10 +48,10 @@ def is_missing(text: str) -> bool:
 
 
 def split_name(text: str) -> str | None:
-    """Return the split that a cell names: ``train``, ``val`` or ``test``; ``""`` if the cell is empty, else None.
+    """Return the split that a cell names (``train``, ``val`` or ``test``); ``""`` for an empty cell, None for others.
 
-    Upper and lower case are equal; numbers, and words such as ``set`` or ``chest_xray``, are ignored. Two letters such
-    as ``ts`` name a split only beside an ignored word, such as ``images`` in ``imagesTs``.
+    Upper and lower case do not matter. Numbers, and words such as ``set`` or ``chest_xray``, are ignored. Two letters
+    such as ``ts`` name a split only beside an ignored word, such as ``images`` in ``imagesTs``.
 
     >>> split_name("Training"), split_name("DEV"), split_name("test_data"), split_name("fold 1")
     ('train', 'val', 'test', None)
@@ -71,7 +71,7 @@ def split_name(text: str) -> str | None:
 
 
 def label_problem(label: str) -> str:
-    """Return why a label, as `clean` returns it, cannot be a class; ``""`` if it can.
+    """Return the reason why a label, after `clean`, cannot be a class; ``""`` if it can be one.
 
     >>> label_problem("None"), label_problem("CVP")
     ("label 'None' is not a class: name the class, or leave the image out", '')
@@ -88,7 +88,7 @@ def label_problem(label: str) -> str:
 
 
 def spelling_problems(records: Iterable[Record]) -> list[str]:
-    """Return a line for each class that is spelled in several ways: with other case, blanks or order of findings."""
+    """Return a line for each class whose spellings differ in upper and lower case, blanks, or the order of findings."""
     spellings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         text = unicodedata.normalize("NFKC", record.label).casefold()

@@ -25,7 +25,7 @@ _SPINE = """
     spine spinal lumb vertebr wirbel bws column colun colonn rachis kregos patere omurga gerinc hryg позвон хребет σπονδ
     脊 椎 척추
 """.split()  # noqa: SIM905
-# Words that name no part of the body: they say that it is not known, or how the image was taken.
+# Words that name no part of the body: they say that the part is not known, or how the image was taken.
 _NEUTRAL = """
     unknown unk other others none null nil na not specified unspecified undefined undetermined unclassified misc
     miscellaneous general default any anonymized anonymised removed empty unnamed test

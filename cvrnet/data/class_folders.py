@@ -18,7 +18,7 @@ from cvrnet.text import printable
 def scan_folder(
     root: Path, labelled: bool, rows: list[Row], say: Callable[[str], object], volumes: bool = False
 ) -> list[str]:
-    """Append the images in a folder to `rows`, with the problems of each; return those of the folder as a whole.
+    """Append each image in a folder, with its problems, to `rows`; return the problems of the folder as a whole.
 
     If ``labelled`` is false, folders give neither classes nor splits. ``volumes`` is as in `walk`. ``say`` is called
     with a line about masks, a line about files and folders that were passed over, and a line about splits.
@@ -39,7 +39,7 @@ def scan_folder(
         rows.append((replace(record, **fields), wrong))
     used -= {None}
     if used:
-        say(f"{printable(str(root))}: {len(used)} images are masks of other images, by their names or their folders")
+        say(f"{printable(str(root))}: {len(used)} images are masks of other images, as their names or folders say")
     if unused := len(set(masks.values()) - used):
         found.passed_over["a mask without an image"] += unused
     if sentence := found.passed_over_sentence(root):
@@ -72,7 +72,7 @@ def _folders(name: str) -> list[str]:
 
 
 def _meaning(folders: Sequence[str]) -> tuple[str, str]:
-    """Return the split and the class that the folders above an image name; ``""`` for none.
+    """Return the split and the class from the names of an image's parent folders; ``""`` for none.
 
     >>> _meaning(["Training", "CVP", "images"]), _meaning(["CVP", "test"]), _meaning(["images", "NOR", "a", "val"])
     (('train', 'CVP'), ('test', 'CVP'), ('', 'NOR'))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-# Patterns of other data sets' names for each of our columns, in the order in which they are tried.
+# For each of our columns: a pattern of the names that other data sets use. The alternatives for ``path`` are tried in
+# this order.
 _MEANT = {
     "path": r"path(?!olog)|filename|image ?index|dicom ?id|image|img|file",
     "label": r"label|class|patholog|(?<!no[ _])finding|diagnos|target|categor|condition",
@@ -65,7 +66,7 @@ def _letters(name: str) -> str:
 
 
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
-    """Return why a header cannot be that of a manifest; ``""`` if it can.
+    """Return why a manifest cannot have this header; ``""`` if it can.
 
     ``columns`` are the names of all columns of a manifest; path and label come first. The column label is required only
     if ``labelled``.
@@ -83,7 +84,7 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
-    """Return a hint: which columns of the header may be ours under other names; ``""`` if none may be a missing column.
+    """Return a hint: which columns of the header may be our columns; ``""`` if none may be a missing required column.
 
     The hint includes optional columns, because the user has to rename these, too.
     """

@@ -1,8 +1,8 @@
-"""Decode pixels in a child process, with limits of memory and time.
+"""Decode pixels in a child process, with limits on memory and time.
 
-Decoders run there if their use of memory or time has no known bound. A child serves many requests, one after another,
-so the half second that its start takes is spent only once. Threads that decode at the same time
-use different children.
+Decoders run in a child process if their use of memory or time has no known bound. A child serves many requests, one
+after another, so the half second that its start takes is spent only once. Threads that decode at the same time use
+different children.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes about 6e-8 per sam
 
 
 def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarray:
-    """Call `cvrnet.data.decoder.decode` in a child process, with limits of memory and time.
+    """Call `cvrnet.data.decoder.decode` in a child process, with limits on memory and time.
 
     ``data`` and ``options`` are the arguments of that function. ``samples`` is the picture's number of pixels times its
     channels; the limits grow with it.
 
     Raises:
-        Refused: The picture needs too much memory or time, the decoder crashed, or the `decoding_threads` to which this
-            thread belongs were interrupted.
+        Refused: The picture needs too much memory or time, the decoder crashed, or this thread belongs to
+            `decoding_threads` that were stopped (for example by Ctrl-C).
         ValueError: The data are damaged; the message is the decoder's.
         OSError: The child cannot be started.
     """
@@ -54,7 +54,7 @@ def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarr
     finally:
         if child.usable:
             _idle.append(child)
-        else:  # it crashed, took too long, was interrupted, or holds too much memory
+        else:  # the child crashed, took too long, was interrupted, or holds too much memory
             child.kill()
 
 
@@ -136,7 +136,7 @@ _thread = threading.local()
 
 
 def _take() -> _Child:
-    with suppress(IndexError):  # another thread may take the last one
+    with suppress(IndexError):  # another thread may take the last child
         while _idle:
             child = _idle.pop()
             if child.process.poll() is None:

@@ -1,7 +1,7 @@
 """Decode compressed pixels. Run as a program, this file decodes for another process, within a memory limit.
 
-This file imports nothing of the package, because those imports would take seconds and much memory. Each message is a
-line of JSON and the bytes that follow it; the last value of the line is the number of these bytes.
+This file imports nothing from cvrnet, because those imports would take seconds and much memory. Each message is a line
+of JSON and the bytes that follow it; the last value of the line is the number of these bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _uncompressed(data: bytes) -> bytes:
     file = io.BytesIO()
     with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
         image.load()
-        image.info.clear()  # such as tags that Pillow cannot write
+        image.info.clear()  # for example, tags that Pillow cannot write
         image.save(file, "TIFF", compression=None)
     return file.getvalue()
 
@@ -59,7 +59,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             problem = ""
         except MemoryError:
             pixels, problem = _NOTHING, "memory"
-        except Exception as error:  # noqa: BLE001  on damaged files decoders raise nearly every built-in exception
+        except Exception as error:  # noqa: BLE001  on damaged files, decoders raise nearly every built-in exception
             pixels, problem = _NOTHING, " ".join(str(error).split()) or type(error).__name__
         worn = memory_in_use() > own + _WORN  # memory that a decoder did not free would count against the next limit
         send(answers, [pixels.dtype.str, pixels.shape, problem, worn], pixels.data.cast("B"))
@@ -92,7 +92,7 @@ def limit_memory(size: int) -> None:
 
 
 def main() -> None:
-    """Serve on the standard streams. Ctrl-C is ignored here; the process that started this one handles it."""
+    """Answer requests on standard input and output. Ctrl-C is ignored here; the parent process handles it."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,7 +100,7 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a decoder's output must not mix with the results
     with suppress(ImportError):
-        import pydicom.pixels  # noqa: F401  before time and memory of the first request are limited
+        import pydicom.pixels  # noqa: F401  import it before a request limits time and memory
     send(answers, ["ready"], b"")
     serve(requests, answers)
 

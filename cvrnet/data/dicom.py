@@ -68,7 +68,7 @@ def read_frame(
     """Return one frame as uint8 (H, W) or (H, W, 3); see `cvrnet.data.read_image` for how values become grey levels.
 
     Frames are counted from 1; None means the only frame. The window is one of `WINDOWS`, or ``""`` for the file's
-    window. ``mode``, ``any_body_part`` and ``version`` (there ``grey_version``) are as in `read_image`.
+    window. ``mode`` and ``any_body_part`` are as in `read_image`, and ``version`` is its ``grey_version``.
 
     Raises:
         Refused: The file is not a readable picture of a chest. The message is one line, without any tag's value.
@@ -111,7 +111,7 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
                 raise Refused("its transfer syntax is not supported: a deflated file; expected one without deflation")
             file.seek(0)
             header = dcmread(file, defer_size=4096, specific_tags=None if tags is None else list(tags))
-        for name in _SEQUENCES:  # they are read later, without the limit of `_HeaderFile`
+        for name in _SEQUENCES:  # sequences are read later, without the limit of `_HeaderFile`
             if getattr(header.get_item(name, keep_deferred=True), "length", 0) > _LONG_SEQUENCE:
                 raise Refused("its header has too many items")
         header.filename, header.fileobj_type = os.fspath(path), lambda name, _: open_regular(name)
@@ -121,8 +121,8 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
 def _take_functional_groups(header: Dataset, index: int) -> None:
     """Copy a frame's rescaling and window from the functional groups to the header, where a single-frame file has them.
 
-    The groups (PS3.3 C.7.6.16) hold values for all frames or for each frame (PS3.3 C.7.6.16.2.9 and 10). If the
-    frame has values of its own, they are used for it instead of those for all frames.
+    The groups (PS3.3 C.7.6.16) hold values for all frames or for each frame (PS3.3 C.7.6.16.2.9 and 10). A frame's own
+    values replace the values for all frames.
     """
     for name, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
         for group in list(header.get(name) or ())[place : place + 1]:
@@ -157,7 +157,9 @@ def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
         frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
         words = max(int(header.get("BitsAllocated") or 16) // 16, 1)
     if height < 1 or width < 1 or samples not in (1, 3):
-        raise Refused(f"{width} x {height} pixels of {samples} samples are not possible")
+        raise Refused(
+            f"{width} x {height} pixels with {samples} samples per pixel; expected at least 1 x 1, and 1 or 3 samples"
+        )
     # Memory grows with the samples per pixel and with the 16-bit words per sample.
     if height * width > (most := MAX_PIXELS // (samples * words)):
         raise Refused(f"{width} x {height} pixels are more than the {most:,} allowed")
@@ -180,7 +182,7 @@ def refuse_damaged(reason: str) -> Iterator[None]:
         yield
     except Refused:
         raise
-    except Exception as error:  # on damaged files decoders raise nearly every built-in exception
+    except Exception as error:  # on damaged files, decoders raise nearly every built-in exception
         if isinstance(error, OSError) and error.strerror:
             raise
         raise Refused(f"{reason} ({type(error).__name__})") from None

@@ -1,4 +1,4 @@
-"""Turn the values stored in a DICOM file into grey levels: select the bits, apply modality and VOI transformation.
+"""Turn the values stored in a DICOM file into grey levels: select the bits, apply the modality and VOI transformations.
 
 Vendors' tables and windows often contradict the standard. Each transformation is therefore checked before it is used.
 If a transformation cannot be right, the next is tried: first VOI LUTs, then windows, then the range of the picture's
@@ -110,7 +110,7 @@ class _Shown:
                 return shown * (255 / table.white)
         for level, width, function in _windows(self.header):
             dark, bright = _windowed(np.array([self.low, self.high]), level, width, function)
-            # Otherwise, the window is too wide: all values would get one grey level.
+            # A window that fails this test is too wide: all values would get one grey level.
             if round(dark) != round(bright) or round(dark) in (0, 255):
                 return _windowed(self.values, level, width, function)
         low, high = self._range() if version > 1 else self._range_1()
@@ -224,7 +224,7 @@ def _windows(header: Dataset) -> Iterator[tuple[float, float, str]]:
 def _windowed(values: np.ndarray, level: float, width: float, function: str) -> np.ndarray:
     settings = Dataset()
     settings.PhotometricInterpretation = "MONOCHROME2"
-    settings.BitsStored, settings.PixelRepresentation = 8, 0  # they give apply_windowing's output range, 0..255
+    settings.BitsStored, settings.PixelRepresentation = 8, 0  # these give apply_windowing's output range, 0..255
     settings.WindowCenter, settings.WindowWidth, settings.VOILUTFunction = level, width, function
     with np.errstate(over="ignore"):
         return apply_windowing(values, settings)

@@ -14,7 +14,7 @@ _COLOURS = ("Red", "Green", "Blue")
 def palette_picture(indices: np.ndarray, header: Dataset) -> np.ndarray:
     """Return the RGB colours, uint8 (H, W, 3), of indices (H, W).
 
-    Each channel of a colour is the 8 highest bits of the entry in its palette.
+    Each channel of a colour is the 8 highest bits of an entry in the palette of this channel.
     """
     count, first, depth = (int(number) for number in header.RedPaletteColorLookupTableDescriptor)
     if "RedPaletteColorLookupTableData" not in header:  # segmented palettes (PS3.3 C.7.9.2)

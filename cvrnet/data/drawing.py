@@ -1,9 +1,9 @@
 """Draw a schematic frontal chest radiograph, with exact masks of lungs and lesions, for `cvrnet.data.phantoms`.
 
-Coordinates are those of the patient before the pose (a small turn, zoom and shift) is applied, in image heights: `u`
-goes from the midline to image right (the patient's left), `v` down. Without a pose, v = 0 is the image's upper border.
-Densities add up along the ray, and a film curve turns them into grey levels. Edges are about one pixel wide in an image
-of 256 pixels.
+Coordinates are those of the patient before the pose (a small turn, zoom and shift) is applied. Their unit is the height
+of the image. `u` increases from the midline to the right of the image (the patient's left), and `v` increases
+downwards. Without a pose, v = 0 is the image's upper border. Densities add up along the ray, and a film curve turns
+them into grey levels. Edges are about one pixel wide in an image of 256 pixels.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Canvas:
         self.u, self.v = a * x + b * y, c * x + d * y + 0.5
 
     def lines(self, lines: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
-        """Return the part, 0..1, of each pixel that polylines cover; each polyline has points (u, v) and a width."""
+        """Return how much of each pixel is covered by polylines, 0..1; each polyline has points (u, v) and a width."""
         # Drawn at twice the size, then averaged: ImageDraw does not smooth edges.
         big = Image.new("L", (2 * self.width, 2 * self.height))
         draw = ImageDraw.Draw(big)

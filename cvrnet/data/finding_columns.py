@@ -23,7 +23,7 @@ _MEANT_OF_NUMBERS = 0.9  # the least share if all filled cells of the column are
 
 
 def plain_cell(cell: str) -> str:
-    """Return a cell in lower case, without outer blanks, numbers in their shortest form; ``""`` if `is_missing`.
+    """Return a cell in lower case, without outer blanks, and a number in its shortest form; ``""`` if `is_missing`.
 
     >>> plain_cell(" 1.0 "), plain_cell("NaN"), plain_cell("N/A"), plain_cell("True")
     ('1', '', '', 'true')
@@ -47,8 +47,8 @@ def odd_columns(records: Sequence[Record]) -> dict[str, str]:
     """Return column -> a line about its first unexpected cell, for columns that are probably meant as findings.
 
     In such a column, at least half of the filled cells are 1, 0, -1 or words such as ``yes``. If all filled cells are
-    numbers, at least 90% of them are 1, 0 or -1, because the column may otherwise hold counts, or codes such as 1 and 2
-    for the sex.
+    numbers, at least 90% of them must be 1, 0 or -1, because a column of numbers may also hold counts, or codes such as
+    1 and 2 for the sex.
     """
     found = {}
     for column, cells in _columns(records).items():

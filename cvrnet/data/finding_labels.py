@@ -9,7 +9,7 @@ from dataclasses import replace
 from cvrnet.data.record import Record
 
 SEPARATOR = "|"  #: between the findings of one image in the column ``label``
-NO_FINDING = "No Finding"  #: the label of an image without findings, or the column for it; see `is_no_finding`
+NO_FINDING = "No Finding"  #: label of an image without findings, or name of the column for this; see `is_no_finding`
 
 SOME_FINDING = "some finding"  #: label of an image with at least one finding, for code that needs one label per image
 

@@ -81,10 +81,10 @@ def learnable_findings(
 
 
 def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: str = "ignore") -> Truth:
-    """Return whether images have findings, (N, C), from the finding's column or, if it has no column, from the labels.
+    """Return whether each image has each finding, (N, C), from the finding's column or, without a column, the label.
 
-    A cell is 1, 0, -1 (uncertain) or empty (not known). If the column ``No Finding`` (in any spelling of
-    `is_no_finding`) is 1, an image's empty cells count as 0. If an image has no label, findings without a column are
+    A cell is 1, 0, -1 (uncertain) or empty (not known). If an image has a 1 in the column ``No Finding`` (in any
+    spelling of `is_no_finding`), its empty cells count as 0. If an image has no label, findings without a column are
     not known.
 
     Args:
@@ -129,7 +129,7 @@ def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth
 
 
 def known_findings(records: Sequence[Record]) -> Truth:
-    """Return for images from `label_findings` whether each has each finding, (N, C): 1, 0, or NaN if not known."""
+    """Return whether each image from `label_findings` has each finding, (N, C): 1, 0, or NaN if not known."""
     return np.array([record.findings for record in records], dtype=np.float64)
 
 

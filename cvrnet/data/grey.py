@@ -28,7 +28,7 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
     """Return the grey level of each pixel, rounded to uint8.
 
     For integers of up to 16 bits, `shown` gets each occurring value once instead of all pixels, because the results of
-    `shown` are float64, 8 bytes each. Only for these integers, the mask `counted` is used: pixels outside the mask
+    `shown` are float64, 8 bytes each. The mask `counted` is used only for these integers: pixels outside the mask
     become 0, unless their value also occurs inside.
     """
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:

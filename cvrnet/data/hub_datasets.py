@@ -1,4 +1,4 @@
-"""Read data sets of the Hugging Face Hub, or in its formats: ``hfds:user/name`` (extra ``hfds``).
+"""Read data sets from the Hugging Face Hub (``hfds:user/name``), or local ones in its formats (extra ``hfds``).
 
 The prefix ``hfds:``, which timm also uses, stands for the ``datasets`` library. ``datasets`` also reads local data: in
 ``hfds:FOLDER``, the folder contains images or Parquet files, or was written by ``Dataset.save_to_disk``.
@@ -25,8 +25,8 @@ def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[
 
     Splits and class names (of a ``ClassLabel`` feature) are taken from the data set. The columns ``source``,
     ``patient_id`` and ``view`` are used if they exist; further text columns become metadata. If the data set contains
-    its images instead of their paths, their bytes are written once to files beside the cache of decoded images. The
-    files' names are hashes of their content.
+    its images instead of their paths, each image's bytes are written once to a file in ``hfds``, a folder inside the
+    image cache. The files' names are hashes of their content.
 
     Raises:
         UserError: The data set does not exist, or cannot be loaded.

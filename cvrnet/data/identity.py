@@ -35,9 +35,8 @@ def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
 
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
 
-    If only some images have a patient_id, PatientID is read from the files of all images, as a second id of those with
-    a patient_id. Images that share a patient_id or a PatientID then belong to one patient, and ``say`` is called with a
-    line about this.
+    If only some images have a patient_id, PatientID is read from all DICOM files, so an image can have both ids. Images
+    that share a patient_id or a PatientID then belong to one patient, and ``say`` is called with a line about this.
     """
     ids = patient_ids([record.patient_id for record, _ in rows])
     partly = any(ids) and not all(ids)

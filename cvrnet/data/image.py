@@ -56,7 +56,7 @@ _IN_BOUNDED_MEMORY = (
     *("tiff_ccitt", "group3", "group4"),
 )
 
-# The operation that makes an image of each EXIF orientation (Exif 2.32, tag 274) upright; 1 is upright.
+# EXIF orientation (Exif 2.32, tag 274) -> the operation that makes the image upright; orientation 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -90,7 +90,7 @@ def read_image(
 ) -> np.ndarray:
     """Read the upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file, or a slice of a CT in NIfTI.
 
-    - The EXIF orientation is applied. Of a file with several pages, the first page is read.
+    - The EXIF orientation is applied. If a file has several pages, the first page is read.
     - Transparent parts become black. Palette colours and CMYK become RGB; ``mode="L"`` takes the luminance of colours
       (ITU-R 601).
     - Integers of more than 8 bits keep the 8 highest bits *in use*: an image of 12 bits stored in 16 becomes as bright
@@ -116,9 +116,9 @@ def read_image(
         uint8 array of shape (H, W) for ``"L"`` and (H, W, 3) for ``"RGB"``.
 
     Raises:
-        ImageError: the file is missing, not an image, damaged, larger than `MAX_PIXELS`, or has pixels that cannot be
-            converted to 8 bits without a guess (negative, not finite, floats beyond 255, 16-bit colour that uses
-            fewer bits).
+        ImageError: the file is missing, not an image, damaged, or larger than `MAX_PIXELS`; or it has pixels that
+            cannot be converted to 8 bits without a guess (negative, not finite, floats beyond 255, or 16-bit colour
+            that uses fewer bits).
         UserError: unknown mode or window.
     """
     check_mode(mode)
@@ -138,7 +138,7 @@ def read_image(
             return read_picture(file, mode, grey_version)
     except Refused as refused:
         raise ImageError(path, str(refused)) from None
-    except Exception as error:  # on damaged files Pillow's readers raise nearly every built-in exception
+    except Exception as error:  # on damaged files, Pillow's readers raise nearly every built-in exception
         text = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(path, getattr(error, "strerror", None) or f"damaged or not supported: {text}") from error
 

@@ -21,7 +21,7 @@ of 8."""
 MAX_SIDE = 65_535  #: pixels; most formats cannot declare more
 
 MAX_SCANS = 100  #: the most scans of a JPEG; a progressive JPEG has about ten
-_MOST_SCANNED = 20 * MAX_PIXELS  # pixels of all scans together
+_MOST_SCANNED = 20 * MAX_PIXELS  # the most pixels of all scans together
 
 MOST_SLICES = 600  #: the most pictures in one bag (study or patient)
 
@@ -30,7 +30,7 @@ WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
 
 
 class Refused(Exception):  # noqa: N818
-    """The reason why an image is not read; `read_image` puts the image's path before it."""
+    """The error for an image that is not read. Its text is the reason; `read_image` puts the image's path before it."""
 
 
 LARGE = 20_000_000  #: pixels; larger images are decoded one after another

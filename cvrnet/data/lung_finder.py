@@ -96,7 +96,7 @@ class LungFinder:
         return self._told(path, None, NO_MASK, False)
 
     def check(self, path: str | os.PathLike[str], read: Callable[[], NDArray[np.uint8]]) -> FoundLungs:
-        """Like `find`, but returns no mask; ``read``, which returns the picture, is called only if it is needed."""
+        """Like `find`, but returns no mask; ``read``, which returns the picture, is called only if needed."""
         path = Path(path)
         if path in self.given or self.segmenter is None:
             return self.find(path, read())._replace(mask=None)
@@ -120,7 +120,7 @@ class LungFinder:
         return FoundLungs(mask, problem, given)
 
     def cut(self, path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Box]:
-        """Return the picture masked or cropped, and its box in the whole picture; raises the same errors as `find`."""
+        """Return the masked or cropped picture, and its box in the whole picture; raises the same errors as `find`."""
         mask = self.find(path, picture).mask
         whole = (0, 0, *picture.shape[:2])
         if mask is None:
@@ -129,13 +129,13 @@ class LungFinder:
         return self.settings.cut(picture, mask), box
 
     def key(self, path: str | os.PathLike[str]) -> str:
-        """Return a text of everything that determines the result of `cut`, except the picture itself."""
+        """Return a cache key: a text that states all that determines the result of `cut`, except the picture itself."""
         mask = self.given.get(Path(path))
         if mask is None:
             return f"lungs {self.settings} {self.segmenter.digest if self.segmenter else ''}"
         try:
             status = os.stat(mask)
-        except OSError:  # `find` reports it
+        except OSError:  # `find` reports the error
             return f"lungs {self.settings} {mask}"
         return f"lungs {self.settings} {mask} {status.st_mtime_ns} {status.st_size}"
 

@@ -60,7 +60,7 @@ class LungSettings:
             raise UserError(f"lung settings {text!r:.40} are not known: {error}") from error
 
     def box(self, mask: Mask) -> Box:
-        """Return the bounding box of a mask, with the margin, cut at the picture's border.
+        """Return the bounding box of a mask, enlarged by the margin and clipped at the picture's border.
 
         >>> LungSettings("crop", 0.0).box(np.eye(4, dtype=bool)[:, :3])
         (0, 0, 3, 3)
@@ -124,7 +124,7 @@ def lobes(mask: Mask) -> list[Mask]:
 
 
 def two_lobes(mask: Mask) -> Mask:
-    """Return the two largest connected parts of a mask, holes filled.
+    """Return the two largest connected parts of a mask, with their holes filled.
 
     A part with less than the share `SPECK` of the mask's area is left out.
     """

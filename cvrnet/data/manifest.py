@@ -162,8 +162,8 @@ def _read_row(
 def write_manifest(path: str | Path, records: Sequence[Record], root: Path | None = None) -> None:
     """Write a manifest from which `read_records` reads the same records; columns without a value are left out.
 
-    ``root`` is the folder that the paths are relative to (by default the manifest's folder). If it is given, pass it to
-    `read_records` as ``images``.
+    ``root`` is the folder that the paths are relative to (by default the manifest's folder). If you give
+    ``root``, give the same folder to `read_records` as ``images``.
 
     Raises:
         UserError: An image or mask lies outside this folder, or the file cannot be written.

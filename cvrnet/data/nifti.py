@@ -32,7 +32,7 @@ def read_slice(path: str | os.PathLike[str], number: int | None, mode: Mode, win
     window is one of `WINDOWS` (by default ``lung``), linear as in DICOM (PS3.3 C.11.2.1.2.1).
 
     Raises:
-        Refused: The file is damaged, has no such slice, or no Hounsfield units.
+        Refused: The file is damaged, has no such slice, or is not in Hounsfield units.
     """
     if number is None:
         raise Refused(f"a volume of {slice_count(path)} slices, not an image; --unit study reads it as a study")
@@ -65,7 +65,7 @@ def _header(path: str | os.PathLike[str]) -> Any:
 
 @lru_cache(maxsize=1)
 def _volume(path: str, modified: int, size: int) -> tuple[NDArray[Any], float, float]:
-    """Return the stored values (x, y, z) of a volume, slope and intercept; the last volume stays in memory."""
+    """Return a volume's stored values (x, y, z), its slope and its intercept; the last volume stays in memory."""
     image = _header(path)
     try:
         slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))

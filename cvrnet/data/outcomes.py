@@ -7,7 +7,7 @@ last film of the bag. A bag is one image or, if the model classifies studies or 
 patient.
 
 **At risk.** A patient who had the event on the day of the origin or before is no longer at risk, so there is nothing to
-predict. For a film of the event's day, it is not known whether the film was taken before the event, so it counts as
+predict. If a film was taken on the day of the event, it is not known which of the two came first; the film counts as
 taken after the event.
 
 **Horizon.** A number of days after the origin. The label is ``yes`` if the event comes within these days, ``no``
@@ -44,7 +44,7 @@ class Outcome:
 
     column: str  #: the manifest's column with the day of the event, or with yes and no
     until: str = "first"  #: which films are used: ``admission`` or ``first``
-    horizon: float = 14.0  #: number of days; an event within them after the origin gives the label ``yes``
+    horizon: float = 14.0  #: number of days after the origin; an event within these days gives the label ``yes``
 
     def note(self) -> str:
         """Return the outcome as text, for a model's config."""
@@ -70,8 +70,8 @@ class Outcome:
         if not known or not 0 < horizon < math.inf:
             choice = " or ".join(f'"{name}"' for name in UNTIL)
             raise UserError(
-                f"the model states its outcome as {text!r:.60}; expected a JSON list: the column, {choice}, and a "
-                "positive number of days"
+                f"the model states its outcome as {text!r:.60}; expected a JSON list of three values: the column, "
+                f"{choice}, and a positive number of days"
             )
         return cls(column, until, float(horizon))
 
@@ -126,8 +126,8 @@ class Course:
     def label(self, records: Sequence[Record], unit: str = "image") -> tuple[list[Record], Lines]:
         """Return the films of `at_risk` with labels, and a line for each censored bag, whose films are left out.
 
-        All films of a bag (see `cvrnet.data.studies.group_studies`) get one label. A bag is censored if the patient was
-        not followed until the horizon, and had no known event.
+        All films of a bag (see `cvrnet.data.studies.group_studies`) get one label. A bag is censored if the patient's
+        follow-up is known to end before the horizon, and no event of the patient is known.
         """
         bags: dict[tuple[str, str], list[Record]] = {}
         for record in records:
@@ -245,7 +245,7 @@ def describe_course(
     censored: Sequence[str],
     unit: str = "image",
 ) -> dict[str, Any]:
-    """Return the key ``outcome`` of run.json: the outcome, and the numbers of films, patients and events.
+    """Return the value of ``outcome`` in run.json: the outcome, and the numbers of films, patients and events.
 
     ``records`` are all films, and ``kept`` the films with a label. ``late`` and ``censored`` are the lines about the
     films that were left out.
@@ -277,7 +277,7 @@ def describe_course(
 
 
 def view_score(view: str) -> float:
-    """Return 1 for AP, mostly taken at the bedside of patients who cannot stand; 0 for PA; 0.5 for other views.
+    """Return 1 for AP (mostly taken at the bedside of patients who cannot stand), 0 for PA, and 0.5 for other views.
 
     >>> view_score("AP Supine"), view_score("pa"), view_score("")
     (1.0, 0.0, 0.5)

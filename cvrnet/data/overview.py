@@ -84,7 +84,11 @@ def look_over(
 
 
 def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """Return each image's labels: the parts of ``label`` or, if no image has one, the findings whose column is 1."""
+    """Return the labels of each image.
+
+    If any image of the data set has a ``label``, an image's labels are the names in its ``label``, which are separated
+    by ``|``. Otherwise, an image's labels are the findings whose column is 1.
+    """
     if any(record.label for record in records):
         return [tuple(filter(None, map(str.strip, record.label.split(SEPARATOR)))) for record in records]
     findings = [

@@ -1,8 +1,8 @@
 """Write data sets of synthetic studies, each of many pictures: CTs of the chest, and radiographs of several days.
 
-In a CT, a lesion is in few slices. In a follow-up, the lesions become denser or fainter from day to day. In reverse
-order, the films of an improving patient look like the films of a worsening patient, so only their order shows the
-label.
+In a CT, only a few slices show the lesion. In a follow-up, the lesions become denser or fainter from day to day. In
+reverse order, the films of an improving patient look like the films of a worsening patient, so only their order shows
+the label.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about CTs or disease.
 """

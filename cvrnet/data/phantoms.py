@@ -1,9 +1,10 @@
-"""Write data sets of synthetic frontal chest radiographs, with masks of lungs and lesions, for tests and quick start.
+"""Write data sets of synthetic frontal chest radiographs, with masks of lungs and lesions, for tests and a quick start.
 
 `cvrnet.data.drawing` simulates the anatomy (lungs of varying shape, diaphragm, mediastinum, heart, bones, vessels) and
-the film (pose, exposure, noise). `NOR` has clear lungs, `NCP` one focal consolidation in one lung, `CVP` ground-glass
-patches in both lungs, at their outer edge and mostly in the lower half. The part of a film outside the lungs says
-nothing about its label. Brightness differs more from film to film than a lesion changes it.
+the film (pose, exposure, noise). `NOR` has clear lungs, `NCP` one focal consolidation in one lung, and `CVP`
+ground-glass patches in both lungs, at the lungs' outer edges and mostly in their lower halves. The part
+of a film outside the lungs says nothing about its label. A lesion changes the brightness of a film less than the
+brightness differs between films.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about radiographs or disease.
 """
@@ -35,10 +36,10 @@ image's width and height."""
 COLUMNS = ("path", "label", "source", "patient_id", "view", "lung_mask", "lesion_mask")
 STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "event_day", "modality", "lung_mask", "lesion_mask")
 """Columns of the manifests that `cvrnet.data.phantom_studies` writes."""
-_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in the 1st, 2nd, 3rd and 4th turn of `_plan`, then again
+_IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in the first four turns of `_plan`; later turns repeat these numbers
 _FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
 # Patients come in triples (see `_plan`). In this share of the triples with several images per patient, two patients
-# exchange labels; these are 4 % of all patients.
+# exchange labels; such patients are 4 % of all patients.
 _TWO_LABELS = 0.12
 _LETTER = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")  # an R
 

@@ -18,7 +18,7 @@ from cvrnet.data.lung_finder import LungFinder
 from cvrnet.data.lung_masks import Box, LungSettings
 from cvrnet.errors import UserError
 
-if TYPE_CHECKING:  # an ONNX file is predicted without PyTorch
+if TYPE_CHECKING:  # an ONNX model predicts without PyTorch
     from torch import Tensor, nn
 
 _NOTE, _WINDOW, _SLICES = "cvrnet.grey_version=", "cvrnet.ct_window=", "cvrnet.slices="
@@ -80,14 +80,14 @@ class Preprocessing:
         size = self.input_size
         if not _are_numbers(size, int, 3) or size[0] not in (1, 3) or min(size) < 1 or size[1] * size[2] > _MOST:
             raise UserError(
-                f"input size {size!r:.80} is not possible: expected 1 or 3 channels, height and width, "
+                f"input size {size!r:.80} is not possible: expected (channels, height, width), with 1 or 3 channels "
                 f"and at most {_MOST:,} pixels"
             )
         normal = all(_are_numbers(values, (int, float), size[0]) for values in (self.mean, self.std))
         if not normal or min(self.std) < 1 / _EXTREME:
             raise UserError(
-                f"mean {self.mean!r:.80} and std {self.std!r:.80} do not fit {size[0]} channels: expected a number for "
-                "each, and std above 0"
+                f"mean {self.mean!r:.80} and std {self.std!r:.80} do not fit {size[0]} channels: expected one number "
+                "for each channel, and std above 0"
             )
         if self.grey_version not in VERSIONS:
             raise UserError(f"grey_version={self.grey_version!r:.20}; expected one of {', '.join(map(str, VERSIONS))}")

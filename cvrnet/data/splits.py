@@ -30,7 +30,8 @@ from cvrnet.text import printable
 Sets = dict[str, list[Record]]
 Key = TypeVar("Key")
 INDEPENDENT = "independent"
-"""Name of the set of images that no model of a job is trained or validated on; their ``fold`` in split.csv."""
+"""Name of the set of images that no model of a job is trained or validated on; also the ``fold`` of these images
+in split.csv."""
 
 
 def patient_key(patient_id: str, image: str | int) -> str:
@@ -114,7 +115,7 @@ def holdout_sets(
 
 
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
-    """Return the sets of one fold: this fold is ``test``, the next is ``val``, the others are ``train``.
+    """Return the sets of one fold: this fold is ``test``, the next is ``val``, and the others are ``train``.
 
     For the last fold, the next is fold 1. The first paper does the same (arXiv 2007.11993, Fig. 3).
     """
@@ -152,7 +153,7 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
         UserError: if there are fewer than two folds, or a class or finding has fewer patients than folds.
     """
     if n_folds < 2:
-        raise UserError(f"{n_folds} folds are not possible: expected at least 2")
+        raise UserError(f"n_folds={n_folds}; expected at least 2")
     patients = patient_keys(records)
     for label, members in sorted(_label_members(records, patients, findings).items()):
         if len(members) < n_folds:
@@ -166,7 +167,7 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 def holdout_split(
     records: Sequence[Record], fraction: float = 0.2, seed: int = 0, findings: Sequence[str] = ()
 ) -> list[bool]:
-    """Return for each image whether it is held out: about `fraction` of the images, and all or none of a patient's.
+    """Return for each image whether it is held out: about `fraction` of the images; of each patient, all or none.
 
     Labels and sources spread as in `make_folds`. A class of at least two patients is in both parts, if possible; a
     class of one patient is not held out.
@@ -248,7 +249,7 @@ def _stratified_folds(records: Sequence[Record], patients: Sequence[str], n_fold
 
 
 def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> list[int]:
-    """Return the number of each image's stratum. A stratum has the images of one label and one source.
+    """Return the index of each image's stratum. A stratum has the images of one label and one source.
 
     A stratum of fewer than `least` patients is merged with the next smallest stratum of the same label. If this is not
     enough, it is merged with the next smallest stratum of any label.

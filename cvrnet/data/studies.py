@@ -49,8 +49,8 @@ def group_studies(records: Sequence[Record], unit: str, labelled: bool = True) -
 
     With ``unit="study"``, the pictures of a bag have the same patient and ``study_id``; with ``unit="patient"``, the
     same patient. A bag needs one label (if ``labelled``), one split and at most 600 pictures. If the data set has the
-    column ``day``, each picture needs a number in it. Pictures without the unit's id (``study_id`` or ``patient_id``)
-    are left out.
+    column ``day``, this column must contain a number for each picture. A bag that breaks one of these rules is left
+    out, and so is a picture without the unit's id (``study_id`` or ``patient_id``).
 
     Raises:
         UserError: No picture has the unit's id, or the data set mixes modalities.

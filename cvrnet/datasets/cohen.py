@@ -21,8 +21,8 @@ def rows(folder: Folder) -> Iterator[Row]:
 
     ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) after rare last parts are
     removed; see `common_parts`. ``day`` is the number of days since the symptoms or the admission. ``went_icu`` (Y or
-    N) says whether the patient was in intensive care during the stay, ``in_icu`` whether the patient was there on the
-    day of the film. CTs, and images without a known finding, are left out.
+    N) says whether the patient was in intensive care during the stay, and ``in_icu`` whether the patient was there on
+    the day of the film. CTs, and images without a known finding, are left out.
     """
     found: list[Row] = []
     for entry in folder.table(folder.file("metadata.csv"), COLUMNS):

@@ -35,7 +35,7 @@ def _of_table(folder: Folder, table: Path, columns: Mapping[str, str]) -> Iterat
     names = {**meanings(our_names(header, columns), COLUMNS), **columns}
     if "path" not in {*names, *header}:
         raise folder.refusal(f"no column of {table.name} seems to be a path; name it with --columns path=NAME")
-    folder.notes += [f"{own!r} is {ours}" for ours, own in names.items()]
+    folder.notes += [f"column {own!r} is used as {ours}" for ours, own in names.items()]
     by_stem = {PurePosixPath(path).stem: path for path in folder.found.images}
     for entry in entries:
         row = dict(zip(our_names(header, names), entry.values(), strict=False))

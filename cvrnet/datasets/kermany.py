@@ -47,7 +47,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def patient(name: str, split: str) -> str:
-    """Return the patient of a file; ``""`` if the file's name does not contain one.
+    """Return the patient id of a file, from its name and split; ``""`` if the name contains no patient.
 
     >>> patient("person1_bacteria_1.jpeg", "train"), patient("person1_virus_6.jpeg", "test")
     ('person1', 'test-person1')

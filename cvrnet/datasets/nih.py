@@ -3,8 +3,8 @@
 Headers and counts of labels, patients and boxes are from the tables that TorchXRayVision distributes
 (``torchxrayvision/data`` of mlmed/torchxrayvision); the numbers of images in ``train_val_list.txt`` and
 ``test_list.txt`` are in the README of gregorywmorris/radiology-chest. ``OriginalImage[Width,Height]`` in the header is
-two columns. The table of 2017 writes ages as ``058Y`` or ``011M``, and some are over 400; the table of 2020 writes
-``58``.
+two columns, because it contains a comma. The table of 2017 writes ages as ``058Y`` or ``011M``, and some are over 400;
+the table of 2020 writes ``58``.
 """
 
 from __future__ import annotations

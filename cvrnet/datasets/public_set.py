@@ -16,7 +16,7 @@ class PublicSet:
         name: The name on the command line.
         title: The name in its publication.
         expects: What the data set's folder must contain, for messages.
-        rows: A function that yields the manifest's rows for a `Folder`, and records in it what is left out.
+        rows: A function that takes a `Folder`, yields the manifest's rows, and notes in the `Folder` what is left out.
         published: Name of a count, such as ``images`` (a key in the result of `cvrnet.datasets.counts`) -> the
             count that the authors give.
         findings: The columns of the findings; empty if the manifest has the column ``label`` instead.

@@ -3,7 +3,7 @@
 The header and counts of the table of boxes are from the copy in TorchXRayVision
 (``kaggle_stage_2_train_labels.csv.zip``). TorchXRayVision also shows what the DICOM tags contain. The table of classes
 (``patientId,class``) and its counts are in many public repositories. For example, the description of the COVID-19
-Radiography Database (see `cvrnet.datasets.covid_radiography`) gives 8,851 normal and 6,012 with lung opacity.
+Radiography Database (see `cvrnet.datasets.covid_radiography`) gives 8,851 normal images and 6,012 with lung opacity.
 """
 
 from __future__ import annotations

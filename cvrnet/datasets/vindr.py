@@ -29,7 +29,7 @@ def rows(folder: Folder) -> Iterator[Row]:
     """Yield the rows of the manifest, with a column for each finding.
 
     Three radiologists read each training image: 1 means that two or three of them saw the finding, -1 (uncertain) that
-    one did, 0 that none did. The labels of test images are a consensus. All radiologists' boxes are kept.
+    one did, and 0 that none did. The labels of test images are a consensus. All radiologists' boxes are kept.
     """
     for split, find in (("train", folder.file), ("test", folder.optional)):
         name = f"image_labels_{split}.csv"

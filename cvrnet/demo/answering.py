@@ -38,12 +38,12 @@ class Upload:
 
 @dataclass(frozen=True)
 class Answer:
-    """The prediction for one image, uint8 (H, W) or (H, W, 3), its maps, and the decisions about it.
+    """The prediction for one image, the maps of the image, and the decisions about it.
 
-    ``maps[class][part]`` is a map (h, w) in 0..1, or a sentence that says why this map is missing; the part is the
-    whole network, an encoder or a head. If the model has no maps at all, ``maps`` is empty. ``decided`` has the
-    prediction set (the classes that the image may belong to), and whether to pass the image to a human; see
-    `cvrnet.inference.decide`.
+    ``image`` is uint8 (H, W) or (H, W, 3). ``maps[class][part]`` is a map (h, w) in 0..1, or a sentence that says why
+    this map is missing; the part is the whole network, an encoder or a head. If the model has no maps at all, ``maps``
+    is empty. ``decided`` has the prediction set (the classes that the image may belong to), and whether to pass the
+    image to a human; see `cvrnet.inference.decide`.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Answering:
-    """Computes the `Answer` for an image: prediction, maps and decisions. Or a table of many images.
+    """Computes the `Answer` for an image (prediction, maps and decisions), or a table for many images.
 
     The constructor computes the maps of an example image, to find out whether the model has maps. `parts` are the names
     of the parts with maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` are the number of
@@ -126,7 +126,7 @@ class Answering:
         columns += [*(GATE if self._predictor.has_gate else ()), "error"]
         rows = []
         for prediction in self._predictor.stream(slices):
-            file, hash_, frame = prediction.path.name.partition("#")  # "FILE#2": its second frame
+            file, hash_, frame = prediction.path.name.partition("#")  # "FILE#2": the second frame of FILE
             name = f"{names[file]}{hash_}{frame}"
             error = prediction.error.replace(str(prediction.path), name).removeprefix(f"{name}: ")
             rows.append({**dict.fromkeys(columns), **prediction.row(self.classes), "path": name, "error": error})

@@ -29,17 +29,17 @@ _POLICY = (
 )
 """Content security policy: the browser may not contact any other server."""
 _MOST_BODY = 9_000_000  # most bytes of a request that is not an upload: the page sends a picture and its maps
-_MOST_VALUES = 20_000  # most JSON values in this request: a parsed "[]," takes 60 times the memory of its text
+_MOST_VALUES = 20_000  # most JSON values in such a request: a parsed "[]," takes 60 times the memory of its text
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
-    A hostile web page in a visitor's browser could let its own host name point to this machine (DNS rebinding). The
-    header Host of its requests then has this name, so Host must be a known name or an IP address: nobody can let an IP
-    address point to another machine. If the page is served to this machine only, the only addresses that Host may have
-    are the local ones.
+    The author of a hostile web page could make the page's own host name point to this machine (DNS rebinding). The
+    header Host of the page's requests then has the hostile name. So Host must be a known name or an IP address, because
+    nobody can make an IP address point to another machine. If the demo is served to this machine only, Host may have no
+    addresses except the local ones.
 
     A hostile web page could also send requests to the address of this machine. Their header Origin names the host of
     the hostile page, so Origin must be the host that the request calls, or one of the `names`.
@@ -110,7 +110,8 @@ class Gate:
                         receive = self._counted(receive, received, path == UPLOAD)
 
                     async def answer(message: Any) -> None:
-                        received.clear()  # the request is read; what is kept of it is counted where it is kept
+                        # The request is read. `Waiting` counts stored uploads and waiting requests separately.
+                        received.clear()
                         await send(message)
 
                     await self._app(scope, receive, answer)
@@ -159,7 +160,7 @@ def _with_policy(send: Any, sent: Moving) -> Any:
             message = {**message, "headers": [*message["headers"], *headers]}
         size = len(message.get("body", b""))
         sent.add(size)
-        await send(message)  # waits while its reader is slow
+        await send(message)  # waits while the client reads slowly
         sent.add(-size)
 
     return with_policy

@@ -36,7 +36,7 @@ def plain(picture: NDArray[np.uint8], sentence: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the HTML for many images: how many have each prediction, unreadable files, a CSV file, and a table."""
+    """Return the HTML for many images: the count of each prediction, the unreadable files, a CSV file, and a table."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(sheet_cell, columns))

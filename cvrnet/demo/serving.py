@@ -64,7 +64,7 @@ def serve(
     Raises:
         UserError: There is no such model, the port is in use, or a name in `allow_hosts` is not a host name.
     """
-    AllowedHosts(host, allow_hosts)  # both checks come before the model is loaded, which takes time
+    AllowedHosts(host, allow_hosts)  # both checks come first, because loading the model takes time
     check_port(host, port)
     predictor = Predictor.from_pretrained(
         model, device, dtype, folds=folds, any_body_part=any_body_part, backend=backend

@@ -39,7 +39,7 @@ class _Stored:
 
 
 class Uploads:
-    """The uploaded files that are not yet answered, in a folder that only its owner can read.
+    """The uploaded files that still wait for a prediction, in a folder that only its owner can read.
 
     One file may have at most ``limit`` bytes; all files of one upload together, at most `TOGETHER` times as many.
     """
@@ -63,7 +63,7 @@ class Uploads:
             for path, file in zip(paths, files, strict=True):
                 try:
                     await run_in_threadpool(self._store, path, file)
-                finally:  # only now: a timer that ends before the file is stored could not delete it
+                finally:  # not earlier: a timer that ends before the file is stored could not delete it
                     asyncio.get_running_loop().call_later(EXPIRY, self._expire, path)
         return JSONResponse([str(path) for path in paths])
 
@@ -110,6 +110,6 @@ class Uploads:
 
 
 def paths_of(sent: object) -> list[Path]:
-    """Return the paths in the untrusted value of a file field: a file, a list of files, or None."""
+    """Return the paths in the untrusted value of a file field. The value is a file, a list of files, or None."""
     files = sent if isinstance(sent, list) else [] if sent is None else [sent]
     return [Path(str(file.get("path"))) if isinstance(file, dict) else Path() for file in files]

@@ -12,7 +12,9 @@ from cvrnet.errors import UserError
 
 
 def set_batch_norms(encoders: nn.Module, names: Sequence[str], settings: dict[str, float | None]) -> None:
-    """Set ``eps`` and ``momentum`` of every batch norm, if they are not None. Few timm models have arguments for this.
+    """Set ``eps`` and ``momentum`` of every batch norm to the values in ``settings``; None changes nothing.
+
+    Few timm models have arguments for these settings.
 
     ``names`` are the encoders' names, for messages.
 

@@ -15,7 +15,7 @@ from cvrnet.errors import UserError
 
 
 def encoder_names(encoders: str | Sequence[str]) -> list[str]:
-    """Return the names as a list; one name may come without a list. UserError if there is none."""
+    """Return the encoders' names as a list; a string is a single name. Raise UserError if there are no names."""
     names = [encoders] if isinstance(encoders, str) else list(encoders)
     if not names:
         raise UserError("encoders is empty; expected at least one name, such as ('resnet50', 'legacy_xception')")
@@ -53,7 +53,7 @@ def named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, s
 
 
 def weight_files(files: str | Sequence[str]) -> Sequence[str]:
-    """Return the argument ``encoder_weights`` as a list; one file may come without a list."""
+    """Return the argument ``encoder_weights`` as a list; a string is a single file."""
     if isinstance(files, bool):
         raise UserError(f"encoder_weights={files}; expected NAME=FILE; for encoders' own weights, use pretrained=True")
     return [files] if isinstance(files, str) else files
@@ -94,7 +94,7 @@ def create_encoders(
 def create_normalizer(
     encoder: Encoder, mean: Sequence[float], std: Sequence[float], in_chans: int, placement: dict[str, Any]
 ) -> nn.Module:
-    """Create the layer that converts images from the model's normalisation, mean and std, to that of an encoder."""
+    """Create the layer that converts images from the model's normalisation (mean and std) to the encoder's."""
     before = for_channels(mean, in_chans), for_channels(std, in_chans)
     after = for_channels(encoder.mean, in_chans), for_channels(encoder.std, in_chans)
     return nn.Identity() if before == after else ChannelAffine(*before, *after, **placement)

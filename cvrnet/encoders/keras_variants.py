@@ -64,6 +64,6 @@ def _set_up_as_keras(encoder: TimmEncoder | XceptionEncoder) -> None:
 def _refuse_pretrained(name: str, pretrained: bool) -> None:
     if pretrained:
         raise UserError(
-            f"encoder {name!r} has no pretrained weights of its own; expected pretrained=False, "
-            f"or a run folder that `cvrnet convert-keras` made from one of the authors' checkpoints"
+            f"encoder {name!r} has no pretrained weights of its own; use pretrained=False. To use a Keras checkpoint, "
+            "convert it with `cvrnet convert-keras`, and load the new run folder as the whole model"
         )

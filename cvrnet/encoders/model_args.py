@@ -12,7 +12,7 @@ _NO_ARCHITECTURE = (
     *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights", "weights"),
     *("feature_cls", "features_only", "out_indices"),
 )
-"""Arguments of ``timm.create_model`` that locate a network or its weights, and are not part of its architecture."""
+"""Arguments that are not part of an architecture: for the weights' place, device and dtype, or the returned maps."""
 
 
 def check_model_args(arguments: Any) -> None:
@@ -32,7 +32,7 @@ def check_model_args(arguments: Any) -> None:
     for name in _SIZES:
         value = arguments.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"has {name}={value!r:.80}; expected a whole number from 0")
+            raise ValueError(f"has {name}={value!r:.80}; expected a whole number, 0 or more")
 
 
 def _numbers(value: object, level: int = 0) -> Iterator[float]:

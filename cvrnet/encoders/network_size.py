@@ -24,7 +24,7 @@ INITIAL_VALUES = {
     *(Tensor.erfinv_, Tensor.clamp_),  # timm's trunc_normal_
     *(nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_),
 }
-"""Functions that fill a tensor: on the meta device, tensors hold no values, but the calls take long."""
+"""Functions that fill a tensor. On the meta device, they have no effect but take long, so the calls are skipped."""
 
 
 class TooLarge(ValueError):  # noqa: N818
@@ -32,7 +32,7 @@ class TooLarge(ValueError):  # noqa: N818
 
 
 class SkipOnMeta(TorchFunctionMode):
-    """Skips calls of some functions for tensors on the meta device, and gives the tensor back."""
+    """Skips calls of some functions for tensors on the meta device, and returns the tensor unchanged."""
 
     def __init__(self, functions: Collection[Callable[..., Any]]) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class SkipOnMeta(TorchFunctionMode):
 
 
 def create_on_meta(name: str, **options: Any) -> nn.Module:
-    """Return timm's model on the meta device, for its names and shapes: it needs no memory and skips initial values."""
+    """Return a timm model on the meta device: its tensors have names and shapes, but no memory and no values."""
     with SkipOnMeta(INITIAL_VALUES):
         return timm.create_model(name, device="meta", **options)
 

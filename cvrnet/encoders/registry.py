@@ -19,9 +19,10 @@ from cvrnet.errors import UserError
 class Encoder(Protocol):
     """The attributes that CVRNet needs. Any ``torch.nn.Module`` that has them is an encoder, without inheritance.
 
-    The attribute ``float32_parts`` is optional: the names of submodules whose rounding costs the most accuracy. They
-    stay in float32 when prediction computes in bfloat16 or float16, and in an exported int8 file. Without it (or with
-    None), the encoder predicts in float32 until `cvrnet.workflows.tune` has found the parts for a trained network.
+    The attribute ``float32_parts`` is optional: the names of submodules whose rounding costs the most accuracy. These
+    submodules stay in float32 when prediction computes in bfloat16 or float16, and in an exported int8 file. If the
+    attribute is missing or None, the encoder predicts in float32 until `cvrnet.workflows.tune` has found the parts for
+    a trained network.
     """
 
     map_names: list[str]  #: name of each map, shallow to deep
@@ -46,8 +47,8 @@ _factories: dict[str, Callable[..., Encoder]] = {
 def register_encoder(name: str, factory: Callable[..., Encoder]) -> None:
     """Make an encoder available by name in ``create_encoder`` and in ``create_model(encoders=...)``.
 
-    It takes precedence over a timm model of the same name. The factory is called with the keywords ``pretrained,
-    in_chans, cache_dir, device, dtype``, and returns an :class:`Encoder`.
+    The encoder takes precedence over a timm model of the same name. The factory is called with the keywords
+    ``pretrained, in_chans, cache_dir, device, dtype``, and returns an :class:`Encoder`.
 
     Raises:
         ValueError: The name is already registered.
@@ -58,7 +59,7 @@ def register_encoder(name: str, factory: Callable[..., Encoder]) -> None:
 
 
 def list_encoders() -> list[str]:
-    """Return the names of encoders that are not plain timm backbones; names of ``timm.list_models()`` also work."""
+    """Return the names of encoders that are not plain timm backbones; `create_encoder` also takes timm's names."""
     return sorted(_factories)
 
 

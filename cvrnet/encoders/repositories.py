@@ -120,7 +120,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     if unwanted := [name for name in _NOT_OF_TIMM if name in arguments]:
         raise ValueError(f"{CONFIG} has {unwanted[0]!r} among the model's arguments, but timm has no such argument")
     if not isinstance(pool, str | None):
-        raise ValueError(f"{CONFIG} has global_pool={pool!r:.80}; expected a text")
+        raise ValueError(f"{CONFIG} has global_pool={pool!r:.80}; expected a string")
     return dict(arguments) if pool is None else {"global_pool": pool, **arguments}
 
 
@@ -133,7 +133,8 @@ def _input_size(cfg: dict[str, Any], arguments: dict[str, Any]) -> tuple[int, in
     if (channels := arguments.get("in_chans")) is not None:
         whole[:1] = [channels]
     if len(whole) != 3 or not all(type(n) is int and 0 < n <= LARGEST for n in whole):
-        raise ValueError(f"{CONFIG} has the input size {whole!r:.80}; expected channels, height and width")
+        wanted = f"channels, height and width, each a whole number from 1 to {LARGEST:,}"
+        raise ValueError(f"{CONFIG} has the input size {whole!r:.80}; expected {wanted}")
     return whole[0], whole[1], whole[2]
 
 

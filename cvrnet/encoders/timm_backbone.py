@@ -193,8 +193,8 @@ def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, 
     """Return the changes to timm's pretrained cfg with which timm finds a model's weights; empty if none are needed.
 
     The weights are taken from the first place that has them: an installed package, timm's folder of downloads (if the
-    cfg has an address but no repository), the Hub's cache, their Hub repository, the address in the cfg. At most one
-    request is sent: it asks whether the repository has the weights, with a short timeout. timm's own request would
+    cfg has an address but no repository), the Hub's cache, their Hub repository, or the address in the cfg. At most
+    one request is sent: it asks whether the repository has the weights, with a short timeout. timm's own request would
     retry for minutes.
 
     Raises:

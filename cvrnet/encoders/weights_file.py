@@ -28,8 +28,8 @@ class WeightsFile:
 
     path: Path
     architecture: str  #: the timm model
-    state: dict[str, Tensor]  #: every tensor of the model without its classifier; zeros where the file has none
-    found: frozenset[str]  #: the names of the tensors that the file has, with ``_`` for ``.``
+    state: dict[str, Tensor]  #: every tensor of the model without its classifier; zeros for tensors that the file lacks
+    found: frozenset[str]  #: the names of the tensors that the file has, with each ``.`` replaced by ``_``
 
     @property
     def origin(self) -> str:

@@ -25,7 +25,7 @@ class XceptionEncoder(nn.Module):
     ======  ============================  ========  =========  ========================================
 
     E23 and E24 are outputs of batch norm, without a ReLU. In both blocks, the max pooling and the addition of the skip
-    come after this output.
+    connection come after this output.
     (v1's Table 2 prints 512 channels for E23; the network has 728.)
 
     In prediction with bfloat16 or float16, the parts with the largest rounding errors stay in float32: the stem, the

@@ -1,4 +1,4 @@
-"""Draw how much each picture of a bag counted, and where the network looked (extra ``train``).
+"""Draw how much each picture of a bag contributed, and where the network looked (extra ``train``).
 
 A bag holds the pictures of a study or patient (see `cvrnet.data.studies`).
 """
@@ -41,11 +41,11 @@ def draw_studies(
 
     Each picture is explained as a bag of one picture, for the class ``target``; by default, for the class that is
     predicted for the whole bag. ``threshold`` is as in `draw_overlay`. ``progress`` is called after each bag with the
-    number of bags done and the number of all bags.
+    number of bags done and the total.
 
     Yields:
-        A row and a list of problems for each explained picture. Explained are the pictures with the most attention in
-        each bag, at most `TOP`. The row has ``path`` (the picture), ``study``, ``prediction``, ``class``,
+        A row and a list of problems for each explained picture. In each bag, the pictures with the most attention are
+        explained, at most `TOP`. The row has ``path`` (the picture), ``study``, ``prediction``, ``class``,
         ``probability`` of that class, ``attention``, and the file names ``figure`` (the bars) and ``network`` (the
         overlay). A bag that has no prediction has one row, whose ``path`` is the name of the study.
 
@@ -70,7 +70,10 @@ def study_files(studies: Sequence[Study]) -> list[str]:
 def picture_overlay(
     predictor: Predictor, image: NDArray[np.uint8], target: str, threshold: float = THRESHOLD
 ) -> NDArray[np.uint8] | str:
-    """Explain a picture as a bag of one picture; return its overlay, uint8 (H, W, 3), or why there is none."""
+    """Return the overlay of a picture, uint8 (H, W, 3), or a sentence that says why it has no overlay.
+
+    The picture is explained as a bag of one picture.
+    """
     cam: Any = explain_classes(predictor, image, [target], [NETWORK])[target][NETWORK]
     return cam if isinstance(cam, str) else draw_overlay(image, enlarge(cam, image.shape[:2]), threshold=threshold)
 

@@ -32,15 +32,15 @@ class Explanation:
         default_factory=lambda: np.zeros((0, 0), np.uint8)
     )  #: as read, (H, W) or (H, W, 3)
     grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part -> its map (h, w) in 0..1
-    refused: dict[str, str] = field(default_factory=dict)  #: part -> the sentence that says why it has no map
-    error: str = ""  #: why there is no prediction for the image; "" if there is one
-    #: top, left, bottom and right of the lungs' box if the network sees only this box; None if it sees the whole image
+    refused: dict[str, str] = field(default_factory=dict)  #: part -> the sentence that says why the part has no map
+    error: str = ""  #: why the image has no prediction; "" if it has a prediction
+    #: top, left, bottom and right of the box that the network sees, such as the lungs' box; None: the whole image
     box: Box | None = None
 
     def map(self, part: str = NETWORK, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Return the map of one part, enlarged to the image's size or to ``size`` (H, W): float32 in 0..1, maximum 1.
 
-        The map is zero outside ``box``, because the network saw only this part of the image.
+        The map is zero outside ``box``, because the network saw only the image inside this box.
 
         Raises:
             UserError: The part has no map; the message contains the sentence in ``refused``.

@@ -18,7 +18,7 @@ FLAT = 1e-3  # a map that varies by less than this share of its maximum shows no
 
 
 def map_parts(model: nn.Module) -> dict[str, list[int]]:
-    """Return the parts of a model that can be explained, and the numbers of the feature maps that make up each.
+    """Return the parts of a model that can be explained, each with the numbers of its feature maps.
 
     Returns:
         Part -> numbers that index the result of `class_evidence`. The part ``"network"`` has every map that a head
@@ -48,8 +48,8 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
 
     y is the score of the class: the mean of the heads' raw scores. The logarithm of the mean probability is not used,
     because its gradient vanishes where the heads are confident. The factor HW makes maps of different grids comparable:
-    to first order, the mean of L is the contribution of the whole map to y. The gradient of a map goes only through the
-    head that uses it, not through the deeper maps that are computed from it.
+    to first order, the mean of L is the contribution of the whole map to y. The gradient with respect to a map goes
+    only through the head that uses the map, not through the deeper maps that are computed from it.
 
     Only the maps get a gradient, not the parameters. The encoders run under the caller's autocast. The heads run in the
     number format of the parameters, because these gradients are too small for 16 bits.
@@ -84,7 +84,7 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
 def combine(evidence: Sequence[Tensor]) -> Tensor:
     """Sum the evidence of several maps to one non-negative map (N, h, w), on the finest of their grids.
 
-    Summing before the ReLU gives Grad-CAM of one layer that has all maps as its channels: evidence for the class in one
+    Summing before the ReLU gives Grad-CAM of one layer that has the channels of all maps: evidence for the class in one
     map and evidence against the class in another map cancel out.
     """
     height, width = max((tuple(e.shape[1:]) for e in evidence), key=lambda shape: shape[0] * shape[1])

@@ -168,7 +168,7 @@ def measure_data(
         The content of localisation.json, and the number of images left out because no finished fold tested them.
 
     Raises:
-        UserError: Results exist and ``overwrite`` is False, no image has a mask, or no fold can be used.
+        UserError: Results exist and ``overwrite`` is False; no image has a mask; or no fold can be used.
     """
     earlier = _check_results(output, overwrite)
     masked = [r for r in read_records(data, labelled=False, say=say) if _has_mask(r)]
@@ -234,7 +234,7 @@ def _read_masks(record: Record, problems: list[str]) -> dict[str, NDArray[np.boo
         except ImageError as error:
             problems.append(str(error))
     if record.lesion_boxes and record.lesion_mask is None:
-        with suppress(ImageError):  # the image is read again, and the problem reported, when it is explained
+        with suppress(ImageError):  # the image is read again when it is explained; the problem is reported then
             mask = box_mask(record.lesion_boxes, *read_image(record.path, any_body_part=True).shape)
             if mask.any():
                 masks["lesion"] = mask

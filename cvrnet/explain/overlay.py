@@ -80,7 +80,7 @@ def example_panels(
 
 
 def as_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image (H, W) or (H, W, 3) with three channels, (H, W, 3)."""
+    """Convert an image of the shape (H, W) or (H, W, 3) to three channels; the result has the shape (H, W, 3)."""
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
 
 

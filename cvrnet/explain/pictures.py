@@ -1,4 +1,4 @@
-"""Write maps to files: an overlay for each part, and a figure like v2 Fig. 2, each atomically (extra ``train``)."""
+"""Write maps to files, each atomically: an overlay for each part, and a figure like v2 Fig. 2 (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def draw_images(
 
     For each image, an overlay of the image's size is drawn for each part of the network in ``overlays``, and one
     figure of the parts in ``panels``. The drawings are files in the folder ``output``. Their names start with the
-    image's path, without suffix, relative to the folder that all images share. If two images differ only in the
-    suffix, the names have the suffix, too. With ``raw``, each overlay's map is also written as .npy: float32 (H, W)
+    image's path, without suffix, relative to the deepest folder that contains all images. If two images differ only in
+    the suffix, the names have the suffix, too. With ``raw``, each overlay's map is also written as .npy: float32 (H, W)
     in 0..1. The other arguments are those of `explain` and `draw_overlay`.
 
     Yields:
@@ -147,7 +147,7 @@ def save_map(explanation: Explanation, part: str, path: Path) -> None:
 
 
 def _file_names(paths: Sequence[Path]) -> list[str]:
-    """Return each image's path below their common folder, with the suffix only where two names would be equal."""
+    """Return each image's path below the common folder, with the suffix only where two names would be equal."""
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute]) if paths else ""
     below = [path.relative_to(root) for path in absolute]

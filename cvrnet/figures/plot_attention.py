@@ -17,11 +17,13 @@ ROW = 0.75  # inches
 def plot_attention(
     bags: Sequence[tuple[str, NDArray[np.float64], NDArray[np.bool_], Sequence[float]]], title: str | None = None
 ) -> Figure:
-    """Draw a row of bars for each bag: the share of each picture, in another colour if the picture has a lesion.
+    """Draw a row of bars for each bag, and in it a bar for each picture: the picture's share in the bag's prediction.
+
+    The bars of pictures with a lesion have another colour.
 
     Each bag is a tuple: its name, and three sequences with a value for each picture. These values are the picture's
     share (see `cvrnet.heads.BagHead.pool`), whether the picture has a lesion, and the days from the picture to the
-    bag's last picture. The x axis shows the days or, if all days are zero, the pictures' numbers.
+    bag's last picture. The x axis shows the days or, if all days are zero, the position of the picture in its bag.
 
     Raises:
         UserError: There are no bags.

@@ -18,7 +18,7 @@ from cvrnet.figures.style import FONT_SIZE, MOST_CLASSES, TEXT, finish, new_figu
 
 LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
 CELL = 0.85  # least side of a cell in inches; a long class name makes it wider
-NAMES, LINE, LONGEST = 60, 0.15, 24  # many classes: most names on a side, inches per name, most characters of a name
+NAMES, LINE, LONGEST = 60, 0.15, 24  # many classes: max. names on a side, inches per name, max. characters of a name
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:

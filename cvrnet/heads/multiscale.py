@@ -23,7 +23,7 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
     .. math:: z = \log \frac{1}{n} \sum_i \mathrm{softmax}(z_i)
               = \mathrm{logsumexp}_i\, \log \mathrm{softmax}(z_i) - \log n
 
-    So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` the papers' loss, computed without
+    So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` is the papers' loss, computed without
     underflow. ``logits`` has one tensor (N, C) for each of the n branches (the blocks of a head). The result is one
     tensor (N, C), normalised: ``logsumexp(z) = 0`` for each row.
     """

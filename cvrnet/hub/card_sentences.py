@@ -32,8 +32,8 @@ def outcome_sentence(outcome: Outcome | None) -> str:
     if outcome is None:
         return ""
     counts = (
-        f"`{YES}` means an event: {markdown(outcome.column)}. Where the day of the event was known, it counts within "
-        f"{outcome.horizon:g} days of"
+        f"`{YES}` means an event: {markdown(outcome.column)}. Where the day of the event was known, the event counts "
+        f"if it comes within {outcome.horizon:g} days of"
     )
     if outcome.until == "admission":
         return f"{counts} the admission (day 0). Only radiographs of day 0 or before were used."

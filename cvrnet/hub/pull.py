@@ -55,7 +55,8 @@ def pull_folds(
         output: The run folder to write.
         folds: As in `hub_checkpoints`.
         overwrite: Replace a run that the folder holds.
-        progress: Called with the number of downloaded commits and their total: one for the run and one for each fold.
+        progress: Called with the number of commits downloaded so far, and the number of commits to download: one for
+            the run, and one more for each fold.
 
     Raises:
         UserError: The repository cannot be downloaded, it holds no model that is safe to read, or the folder holds

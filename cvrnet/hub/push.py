@@ -1,4 +1,4 @@
-"""Push a run to the Hub: one repository, one branch per fold, ``main`` last."""
+"""Push a run to a repository of the Hub: each fold to its own branch, and ``main`` last."""
 
 from __future__ import annotations
 

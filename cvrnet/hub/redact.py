@@ -1,4 +1,4 @@
-"""Remove private data from a run's files: local paths, login, host name, patient ids, images."""
+"""Remove private data from a run's files: local paths, login, host name, patient ids, and images."""
 
 from __future__ import annotations
 

@@ -128,7 +128,8 @@ def _check_inside(run: Path, folders: Sequence[Path]) -> None:
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the fold with the highest validation accuracy; "" without folds.
 
-    For findings, the AUC is compared. Of several folds with the highest value, the lowest loss decides.
+    For findings, the AUC is compared. If several folds have the highest value, the fold with the lowest loss is
+    returned.
     """
 
     def rank(name: str) -> tuple[float, float]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 CONVERTED_PAYS, KEPT_PAYS = 200, 50
-"""The smallest numbers of images for which ONNX Runtime saves time: if the model must be converted first, and if a
-converted copy exists. Measured for a ``cvrnet_lite``: 173 and 37 images (docs/performance.md)."""
+"""From this number of images on, ONNX Runtime saves time: ``CONVERTED_PAYS`` if the model must be converted first,
+``KEPT_PAYS`` if a converted copy exists. Measured for a ``cvrnet_lite``: 173 and 37 images (docs/performance.md)."""
 
 
 def open_model(
@@ -71,7 +71,7 @@ def open_model(
     decisions = load_decisions(folders)
     if backend in (None, "torch"):
         return engine, decisions
-    refuse_bags(engine.unit, "another backend than PyTorch")
+    refuse_bags(engine.unit, "a backend other than PyTorch")
     if compile:
         raise UserError(f"compile is for PyTorch only; leave out compile, or the backend {backend}")
     images = math.inf if images is None else images

@@ -74,6 +74,6 @@ def _chunks(studies: Sequence[Study]) -> Iterator[list[Study]]:
 
 
 def join_bags(items: Sequence[tuple[Tensor, Tensor]]) -> Bags:
-    """Join bags to one batch; an item has the vectors (pictures, width) and days (pictures,) of a bag."""
+    """Join bags into one batch; each item has the vectors (pictures, width) and days (pictures,) of one bag."""
     vectors, days = zip(*items, strict=True)
     return Bags(torch.cat(vectors), torch.tensor([len(v) for v in vectors]), torch.cat(days))

@@ -20,7 +20,7 @@ def predict_cached(
     index: int = 0,
     count: int = 1,
 ) -> list[tuple[int, NDArray[np.float64]]]:
-    """Return, for each batch, its index and each head's probabilities (heads, images, classes), as a mean over models.
+    """Return, for each batch, its index and each head's probabilities (heads, images, classes), averaged over models.
 
     Each of `count` processes takes every `count`-th batch; `index` is the index of this process. The number of
     processes changes neither the batches nor the results.

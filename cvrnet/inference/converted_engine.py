@@ -56,7 +56,7 @@ class ConvertedEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model has no heads."""
+        """Number of heads; UserError if a model does not average the probabilities of heads."""
         return self._torch.num_heads
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:

@@ -1,4 +1,4 @@
-"""Decide from an image's probabilities: is the image positive, which classes are possible, should the model abstain."""
+"""Decide from probabilities whether an image is positive, which classes are possible, and whether to abstain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cvrnet.metrics.operating_points import OperatingPoint, positives, select_op
 
 @dataclass(frozen=True)
 class Decide:
-    """What the user wants decided for each image: positive or not, possible classes, abstention. By default, nothing.
+    """The decisions that the user wants for each image: positive or not, possible classes, abstention; none by default.
 
     Raises:
         UserError: The model cannot make a wanted decision, or the value of ``coverage`` or ``abstain`` is not valid.
@@ -82,9 +82,17 @@ class Decide:
     def warnings(self) -> list[str]:
         """Sentences on what a user must know before relying on these decisions."""
         found = threshold_warnings(self._points) if self.operating_point else []
-        if self.coverage is not None and self._sets.least[coverage_index(self.coverage)] == 0:
-            few = f"{self._sets.patients} validation patients are too few for a coverage of {self.coverage:g}"
-            found.append(f"{few}: every prediction set holds all classes")
+        if self.coverage is not None:
+            limits = self._sets.limits(self.classes, self.coverage, self.by_class)
+            always = [name for name, limit in zip(self.classes, limits, strict=True) if limit == 0]
+            if len(always) == len(self.classes):
+                few = f"{self._sets.patients} validation patients are too few for a coverage of {self.coverage:g}"
+                found.append(f"{few}: every prediction set holds all classes")
+            elif always:
+                few = f"the validation patients of {', '.join(always)} are too few for a coverage of {self.coverage:g}"
+                found.append(
+                    f"{few}: every prediction set holds {'this class' if len(always) == 1 else 'these classes'}"
+                )
         return found
 
     def __call__(self, probabilities: ArrayLike) -> dict[str, Any]:

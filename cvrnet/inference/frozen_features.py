@@ -40,11 +40,11 @@ class FrozenFeatures:
     """The pooled maps of a network's encoders, for several views of each image.
 
     View 0 is the image itself. The other views are augmented; they depend only on the augmentation's settings, the
-    seed, the view's index and the pixels. With view 0, the sides of its maps (left-right differences, see
-    `cvrnet.heads.novelty.sides`) are stored; the sides of the mirror image are computed on demand. The vectors of each
-    encoder are stored in files beside the decoded images. The names of these files depend only on the image, the view,
-    the encoder, the preprocessing and the number format. So all heads, folds, runs and pairs of encoders can share the
-    files.
+    seed, the view's index and the pixels. For view 0, the sides of the maps (left-right differences, see
+    `cvrnet.heads.novelty.sides`) are stored; the sides of the mirror image are computed on demand. The vectors of
+    each encoder are stored in files beside the decoded images. The names of these files depend only on the image, the
+    view, the encoder, the preprocessing and the number format. So all heads, folds, runs and pairs of encoders can
+    share the files.
 
     Args:
         model: The network; its heads are not used.
@@ -93,8 +93,8 @@ class FrozenFeatures:
     def build(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
         """Compute the vectors that are missing, or whose image has changed.
 
-        ``progress`` is called after each batch with the number of views that are computed so far, and the number of all
-        views that had to be computed; views are counted over all images.
+        ``progress`` is called after each batch with two numbers, both counted over all images: the views that are
+        computed so far, and all views that must be computed.
 
         Raises:
             ImageError: An image cannot be read.

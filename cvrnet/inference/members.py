@@ -59,7 +59,7 @@ def _finish(engine: Any, images: NDArray[np.uint8], wait: Callable[[], Members],
     if not np.isfinite(found).all():
         grey, _ = engine(np.full_like(images, 128), size)
         if not np.isfinite(grey).all():
-            reduced = "" if engine.precision == "fp32" else f", or they overflow in {engine.precision}: try fp32"
+            reduced = "" if engine.precision == "fp32" else f", or its numbers overflow in {engine.precision}: try fp32"
             raise UserError(
                 f"{engine.name} predicts NaN for every image, even for a uniformly grey image: "
                 f"its weights, mean or std are not finite{reduced}"

@@ -29,7 +29,7 @@ class FoundImages(NamedTuple):
     files: list[Path]
     notes: list[str]  #: a line for each folder in which files or folders were skipped
     problems: list[str]  #: a line for each folder that cannot be read, or has no image
-    masked: list[Record]  #: the images of manifests that have a lung mask
+    masked: list[Record]  #: the images for which a manifest or data set has a lung mask
 
 
 def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
@@ -132,8 +132,8 @@ def predict_paths(
             each warning about a decision.
 
     Raises:
-        UserError: No image is found; the model, a fold or the device does not exist; or heads or a decision were
-            requested that the model does not have.
+        UserError: No image is found; the model, a fold or the device does not exist; or the model does not have the
+            requested heads or decision.
     """
     check_launch()
     shared = _shared_prediction(device)

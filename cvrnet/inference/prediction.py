@@ -24,8 +24,8 @@ class Prediction:
     """The prediction for one image."""
 
     path: Path  #: the image
-    #: The most probable class; for findings, all with a probability of at least 0.5, or ``No Finding``. "" if there is
-    #: no prediction.
+    #: The most probable class; for a model of findings, all findings with a probability of at least 0.5, or
+    #: ``No Finding``. "" if there is no prediction.
     label: str
     probabilities: NDArray[np.float64]  #: probability of each class or finding, (C,)
     heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
@@ -34,8 +34,8 @@ class Prediction:
     predictive_entropy: float = math.nan
     #: How much the members (every head of every fold) disagree, in nats; 0 for one fold without heads.
     mutual_information: float = math.nan
-    #: How unlike the training images the image is: the share of the validation images that are nearer to the training
-    #: images than this image is. NaN if the model cannot detect unusual images.
+    #: How much the image differs from the training images: the share of the validation images that are nearer to the
+    #: training images than this image is. NaN if the model cannot detect unusual images.
     unlike_training: float = math.nan
     #: Distances from the training images of each fold (`cvrnet.heads.novelty`), (folds,); empty without novelty heads.
     distances: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))

@@ -95,7 +95,7 @@ class Predictor:
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes: list[str] = engine.classes
         self.preprocessing: Preprocessing = replace(engine.preprocessing, any_body_part=any_body_part)
-        self.unit: str = engine.unit  #: ``image``, or ``study`` or ``patient`` (`StudyPredictor`)
+        self.unit: str = engine.unit  #: what is predicted: ``image``; ``study`` or ``patient`` for `StudyPredictor`
         self.task: str = engine.task  #: ``multiclass``, or ``multilabel``: the classes are findings
         #: The thresholds, prediction sets and limits of uncertainty that training chose, if any.
         self.decisions = decisions
@@ -107,7 +107,7 @@ class Predictor:
             self.preprocessing.finder.use_masks(records)
 
     def whole_pictures(self) -> dict[Path, str]:
-        """For a model that sees only the lungs, return why pictures were used whole: picture -> reason; else {}."""
+        """Return picture -> reason for the pictures that were used whole; {} unless the model sees only the lungs."""
         return {} if self.preprocessing.finder is None else dict(self.preprocessing.finder.whole)
 
     @property
@@ -142,7 +142,7 @@ class Predictor:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if the models have no heads."""
+        """Number of heads; UserError if a model does not average the probabilities of heads."""
         return int(self.engine.num_heads)
 
     def __call__(
@@ -182,7 +182,7 @@ class Predictor:
             One prediction for each file. If the file cannot be read, or its probabilities are NaN, ``error`` is set.
 
         Raises:
-            UserError: Heads were requested and the model has no heads; or as in `member_probabilities`.
+            UserError: Heads were requested, but `num_heads` raises UserError; or as in `member_probabilities`.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
@@ -254,8 +254,11 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The message for an image whose prediction is NaN; if a grey image's is, too, `compute_members` raises."""
-        advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32), which has a larger range"
+        """The message for an image whose prediction is NaN.
+
+        If the prediction for a grey image is NaN, too, `compute_members` raises UserError.
+        """
+        advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32)"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 
     def _failure(self, path: Path, error: str) -> Prediction:

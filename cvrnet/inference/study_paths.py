@@ -32,7 +32,7 @@ class FoundStudies(NamedTuple):
 def find_studies(
     paths: Iterable[str | DataSet], unit: str, slices: int, say: Callable[[str], object] = lambda line: None
 ) -> FoundStudies:
-    """Find the bags at some paths: manifests with ids, volumes, series, folders or single pictures.
+    """Find the bags at some paths: single pictures, folders, series, volumes, or manifests with ids.
 
     If a picture has no ``study_id`` in a manifest and is not a slice of a volume, its folder is its study. A picture
     that is itself a PATH argument is a bag of one. From each volume, at most ``slices`` slices are taken.
@@ -107,4 +107,4 @@ def study_rows(
 def check_options(**given: object) -> None:
     """Raise UserError if an option is given that is only for models of single images."""
     if wrong := [name for name, value in given.items() if value]:
-        raise UserError(f"{', '.join(wrong)}: not for a model that predicts whole studies or patients; leave this out")
+        raise UserError(f"{', '.join(wrong)}: cannot be used with a model that predicts whole studies or patients")

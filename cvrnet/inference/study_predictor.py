@@ -59,8 +59,8 @@ class StudyPredictor:
         if self.predictor.models[0].head.time and several and not any(day for study in studies for day in study.days):
             raise UserError(
                 f"{self.predictor.name} needs the days of the pictures, but no {self.predictor.unit} has pictures of "
-                "different days: expected the column day in the manifest, a number of days, counted from the same date "
-                f"for all pictures of a {self.predictor.unit}"
+                "different days: expected the column day in the manifest, with days that are counted from the same "
+                f"date for all pictures of a {self.predictor.unit}"
             )
 
     def stream(

@@ -36,7 +36,7 @@ class TorchEngine:
         self.classes, self.preprocessing = shared_settings(models)
         self.unit, self.task = checkpoint_unit(models[0]), checkpoint_task(models[0])
         self.models: list[Any] = [m.eval().to(self.device).to(memory_format=torch.channels_last) for m in models]
-        #: For each model, the head that computes how unlike the training images an image is; empty if a model lacks it.
+        #: Each model's head that computes how far an image is from the training images; empty if a model lacks it.
         self.novelty: list[NoveltyHead] = []
         self.compile = compile
         cfg: Any = models[0].pretrained_cfg
@@ -54,7 +54,7 @@ class TorchEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model has no heads."""
+        """Number of heads; UserError if a model does not average the probabilities of heads."""
         for model in self.models:
             if not averages_probabilities(model):
                 name = model.pretrained_cfg["architecture"]
@@ -99,7 +99,7 @@ class TorchEngine:
             raise
         except Exception as error:  # the network's own code may raise anything
             if self.compile:
-                raise compile_failed(error, "predict without compile") from error
+                raise compile_failed(error, "predict without compilation") from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{self.name} cannot predict images of size {tuple(x.shape[1:])}: {reason}") from error
         on_gpu = self.device.type == "cuda"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-# Keras's axes in PyTorch's order: kernels (H, W, in, out) become (out, in, H, W), dense weights are transposed.
+# Keras's axes in PyTorch's order: kernels (H, W, in, out) become (out, in, H, W), and dense weights are transposed.
 CONV, DEPTHWISE, DENSE, VECTOR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0), (0,)
 
 HEADS = (3, 2, 1, 4, 5)

@@ -51,7 +51,7 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
 
 
 def _parameters_of(logits: torch.Tensor) -> Iterator[nn.Parameter]:
-    """Yield the parameters that the logits depend on: those that autograd's graph ends at."""
+    """Yield the parameters that the logits depend on: the leaves of autograd's graph."""
     left: list[Any] = [logits.grad_fn]
     seen = {*left}
     while left:

@@ -34,8 +34,8 @@ def fit_segmenter(
 
     The loss is cross-entropy plus Dice (Milletari et al. 2016). The learning rate of the encoder is a tenth of the
     decoder's, and both fall along half a cosine. In each epoch, every picture is turned, zoomed, shifted and mirrored
-    at random, and its brightness, contrast, gamma and noise change. On one machine, the same arguments give the same
-    network.
+    at random, and its brightness, contrast, gamma and noise are varied. On one machine, the same arguments give the
+    same network.
 
     ``device`` and ``amp`` are as in `cvrnet.devices`. ``progress`` is called after each epoch with the number of epochs
     done and the total.

@@ -125,7 +125,7 @@ def balanced_accuracies(
 ) -> list[tuple[float, list[float] | None]]:
     """Return the balanced accuracies of M models' predictions for the same images, and their 95 % intervals.
 
-    ``y_true`` are class indices of shape (N,), ``guesses`` are the predicted class indices, of shape (M, N). The
+    ``y_true`` are class indices of shape (N,), and ``guesses`` are the predicted class indices, of shape (M, N). The
     balanced accuracy is the mean recall of the classes that occur in ``y_true``. Intervals are as in
     `bootstrap_intervals`. If all predictions of a model are right, or all are wrong, the model's interval comes from
     `exact_interval`.

@@ -32,6 +32,13 @@ class PredictionSets:
     least: list[float]  #: the lowest probability for each coverage
     by_class: dict[str, list[float]]  #: ``least`` for each class with at least `MIN_PATIENTS` patients
 
+    def limits(self, classes: Sequence[str], coverage: float, by_class: bool = False) -> list[float]:
+        """Return the lowest probability that puts each class into a set; arguments as in `members`."""
+        i = coverage_index(coverage)
+        if by_class:
+            return [self.by_class[name][i] if name in self.by_class else 0.0 for name in classes]
+        return [self.least[i]] * len(classes)
+
     def members(
         self, probabilities: ArrayLike, classes: Sequence[str], coverage: float, by_class: bool = False
     ) -> NDArray[np.bool_]:
@@ -48,10 +55,7 @@ class PredictionSets:
             UserError: The coverage is not one of `COVERAGES`.
         """
         table = np.asarray(probabilities, np.float64)
-        i = coverage_index(coverage)
-        every = [self.least[i]] * len(classes)
-        least = [self.by_class[name][i] if name in self.by_class else 0.0 for name in classes] if by_class else every
-        found: NDArray[np.bool_] = table >= np.array(least)
+        found: NDArray[np.bool_] = table >= np.array(self.limits(classes, coverage, by_class))
         found[np.arange(len(table)), table.argmax(1)] = True
         return found
 

@@ -25,7 +25,7 @@ from cvrnet.metrics.recalibration import Recalibration
 class Decisions:
     """Thresholds, prediction sets and abstention of one model, or of an ensemble; empty for a model without them.
 
-    If the model has a calibration, they apply to the calibrated probabilities.
+    If the model has a calibration, the decisions apply to the calibrated probabilities.
     """
 
     operating_points: list[OperatingPoint] = field(default_factory=list)

@@ -142,7 +142,7 @@ def choose_operating_points(
         specificity: The target of each class that has one.
 
     Returns:
-        The points of each class. A class to which no image, or every image, belongs has no points.
+        The points of each class. A class without images, or with all images, has no points.
 
     >>> y, p = [0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]
     >>> points = choose_operating_points(y, p, ["NOR", "CVP"], {"CVP": 1.0}, {})

@@ -171,7 +171,7 @@ def _components(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[
 def _normal(one: float, other: float, variance: float) -> dict[str, float]:
     """Return a difference of two estimates with its interval and test, from the normal distribution."""
     difference, error = one - other, float(np.sqrt(max(variance, 0.0)))
-    if error < 1e-12:  # except for rounding, the models rank all images alike
+    if error < 1e-12:  # except for rounding, the variance is 0
         p = 1.0 if abs(difference) < 1e-12 else 0.0
     else:
         p = float(2 * stats.norm.sf(abs(difference) / error))

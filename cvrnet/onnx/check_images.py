@@ -31,10 +31,10 @@ def readable_images(records: Iterable[Record], preprocessing: Preprocessing) -> 
 def check_pixels(
     preprocessing: Preprocessing, given: DataPath | None, trained_on: DataPath | None
 ) -> tuple[np.ndarray, str]:
-    """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where they come from.
+    """Return up to 16 images, uint8 (N, C, H, W), and a phrase that says where the images come from.
 
-    They come from the data set `given` by the user. If the user gave no data set, they come from the data set of the
-    training; if this data set cannot be read, they are phantoms (synthetic images).
+    The images come from `given`, the user's data set. If the user gave none, they come from `trained_on`, the data set
+    of the training. If that data set cannot be read, the images are phantoms (synthetic images).
 
     Raises:
         UserError: The user gave a data set, and none of its images can be read.

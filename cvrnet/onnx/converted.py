@@ -52,12 +52,13 @@ class ConvertedCopy:
     def images(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Return up to 16 images (N, C, H, W) to compare engines on.
 
-        They come from the training data; if it cannot be read, they are phantoms (synthetic images).
+        The images come from the training data. If the training data cannot be read, the images are phantoms
+        (synthetic images).
         """
         return check_pixels(preprocessing, None, training_data(self._folder))[0]
 
     def known_difference(self, opened: OnnxEngine) -> float | None:
-        """Return what `keep_difference` stored for this engine, its version and number format, else None."""
+        """Return the difference that `keep_difference` stored for this engine, version and number format, or None."""
         found = self._notes().get(_name(opened))
         return found if isinstance(found, float) else None
 

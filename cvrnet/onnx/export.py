@@ -142,7 +142,7 @@ def load_network(folders: Sequence[Path], img_size: int | None = None) -> PixelN
     if img_size and any(model.pretrained_cfg.get("fixed_input_size") for model in models):
         models = [load_checkpoint(folder, img_size=img_size) for folder in folders]
     network = PixelNetwork([fuse_batch_norm(model) for model in models], img_size).eval()
-    if img_size in (None, models[0].pretrained_cfg["input_size"][-1]):  # decisions need the size of the training
+    if img_size in (None, models[0].pretrained_cfg["input_size"][-1]):  # decisions hold only at the training's size
         network.decisions = load_decisions(folders)
         network.novelty = nn.ModuleList(load_novelty(folders, models))
     if img_size:

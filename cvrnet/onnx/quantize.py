@@ -118,7 +118,7 @@ def compare(
             progress(len(compared), len(records))
     if len(compared) < LEAST:
         raise UserError(
-            f"only {len(compared)} images, of patients outside the calibration, are left for the comparison; "
+            f"only {len(compared)} images of patients that the calibration did not use are left for the comparison; "
             f"expected at least {LEAST}: give more images, or a smaller --calibration-images"
         )
     p, q = np.concatenate(answers, axis=1)
@@ -131,7 +131,9 @@ def compare(
 
 
 def class_agreement(labels: Sequence[str], p: np.ndarray, q: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Compare the most probable classes before (p) and after quantisation (q); both are probabilities, (N, C).
+    """Compare the most probable class of each image before and after quantisation.
+
+    ``p`` and ``q`` are the probabilities before and after quantisation, both (N, C).
 
     Returns:
         ``top_class``, the share of the images that keep their most probable class; ``accuracy_before`` and

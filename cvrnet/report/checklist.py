@@ -89,7 +89,8 @@ def _partition(results: Results) -> str:
 
 def _model(results: Results) -> str:
     name = headline.model_name(results)
-    size = "" if _trained(results) else f", {results.run['models']} models whose probabilities are averaged"
+    models = 1 if _trained(results) else results.run["models"]
+    size = f", {models} models whose probabilities are averaged" if models > 1 else ""
     return f"{name}{size}; the architecture and its arguments are in config.json."
 
 

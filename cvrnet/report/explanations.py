@@ -41,7 +41,7 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
 
 
 def _probable_rows(results: Results) -> list[Row]:
-    """Return, for each finding, the row of one image: among the images with it, the image with its highest probability.
+    """Return a row for each finding: of the images with the finding, the image for which the finding is most probable.
 
     The most frequent findings come first. No image is returned twice.
     """

@@ -63,8 +63,8 @@ def _places(results: Results) -> Iterator[tuple[str, str, Entry]]:
     """Yield the sets and sources on which heads are compared: name of the set, title, entry of `head_scores`.
 
     There are three kinds: all images of a set; each source that the model was trained on, if the source has two or more
-    classes and is not the only source of the set; and each source that the model was not trained on. A set is left out
-    of the first kind if the model was trained on none of its sources.
+    classes and is not the only source of the set; and each source that the model was not trained on. The first kind is
+    left out for a set if the model was trained on none of the set's sources.
     """
     if not results.sources:
         return

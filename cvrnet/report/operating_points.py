@@ -1,4 +1,4 @@
-"""Make the report's section of operating points: rates on other sets at thresholds chosen on validation images."""
+"""Make the report's section of operating points: sensitivity and specificity at thresholds chosen in validation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Decided:
     """What the thresholds of one rule (one of `RULES`, such as a target sensitivity) decide for each image of a set."""
 
     table: AnyTable  #: the predictions for the N images
-    positive: NDArray[np.float64]  #: (N, C): 1 if the class is present, 0 if not, NaN for a class without a threshold
+    positive: NDArray[np.float64]  #: (N, C): 1 if the class is decided to be present, 0 if not, NaN without a threshold
 
     def rates(self, k: int, rows: NDArray[np.bool_]) -> Row:
         """Return sensitivity and specificity of class ``k``, with 95 % intervals (bootstrap over patients).

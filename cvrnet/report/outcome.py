@@ -97,7 +97,7 @@ def calibration_row(table: PredictionTable, part: str = "") -> Row:
 
 
 def _views(results: Results, part: str, table: PredictionTable) -> str:
-    """Return a sentence after "On": how often the last radiograph is AP with and without the event; "" if unknown."""
+    """Return a sentence without its first word "On": how often the last radiograph is AP; "" if it is not known."""
     views = read_baselines(results.folders, part, table.names).get(VIEW)
     if views is None:
         return ""

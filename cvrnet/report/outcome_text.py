@@ -33,7 +33,7 @@ def outcome_sentences(outcome: Mapping[str, Any]) -> list[str]:
         f"Left: {_count(o['kept_patients'], 'patient')} with {_count(o['kept_films'], 'radiograph')}; "
         f"{_have(o['kept_events'])} {event}{in_time}.": True,
         f"A later {event}, counted as no event: {_count(o['later_events'], 'patient')}.": o["later_events"],
-        f"An empty {event}, counted as no event, although the time of follow-up is not known (column {FOLLOWED}): "
+        f"No {event} given, counted as no event, although the time of follow-up is not known (column {FOLLOWED}): "
         f"{_count(o['not_followed'], 'patient')}.": o["not_followed"] and not o["yes_no"],
         f"Died without {event}, counted as no event: {_count(o['deaths'], 'patient')}.": o["deaths"],
     }

@@ -28,7 +28,7 @@ class Section:
 
 
 def render_page(template: str, results: Results, further: Sequence[Section], **values: Any) -> str:
-    """Render the page of a report; ``values`` are the template variables that only this kind of report has."""
+    """Render the page of a report from a template; ``values`` are further variables that this template needs."""
 
     def figure(name: str) -> Picture:
         return figure_picture((results.folder / FIGURES / f"{name}.png").read_bytes())
@@ -52,4 +52,4 @@ def render_page(template: str, results: Results, further: Sequence[Section], **v
 def image_path(run: Mapping[str, Any], name: str) -> Path:
     """Return the expected location of an image, from its path in the data set and the data set's path in run.json."""
     data = DataSet.of_run(run)
-    return data.image_folder() / name if data else Path()  # a pulled run names no data set: it is on another machine
+    return data.image_folder() / name if data else Path()  # a pulled run names no data set: its data are elsewhere

@@ -158,7 +158,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
 
 
 def class_rows(scores: Mapping[str, Any]) -> list[Row]:
-    """Return sensitivity, specificity, PPV, NPV, F1, AUC, average precision of each class, with 95 % intervals."""
+    """Return a row for each class: sensitivity, specificity, PPV, NPV, F1, AUC, average precision; 95 % intervals."""
     rows = []
     for name, values in scores["per_class"].items():
         row: Row = {"class": name, "images": values["support"]}

@@ -1,6 +1,7 @@
 """Make the report's section of prediction sets and abstention.
 
-The limits of both were chosen on validation images. The section shows whether they reach their targets on other sets.
+The limits of both were chosen on validation images. For the images of the report, the section compares the measured
+coverage, and the share of images that the model passes on to a human, with the targets.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import SOURCE_PROBE, fold_name
 from cvrnet.scoring import MIN_PATIENTS
 
-MAX_IMAGES = 400  # at most, over all labels and sources, so that the cost does not grow with the data set
+MAX_IMAGES = 400  # about this many at most, over all labels and sources, so that the cost does not grow with the data
 BATCH = 16
 FOLDS = 5
 RESAMPLES = 500

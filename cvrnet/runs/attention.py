@@ -21,7 +21,7 @@ Shares = Sequence[NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class StudyAttention:
-    """The pictures of one bag, and how much they count."""
+    """The pictures of one bag, and each picture's share of the attention."""
 
     study: str
     split: str  #: the set that the bag is in
@@ -54,8 +54,8 @@ def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[S
 def write_attention(folder: Path, found: Sequence[StudyAttention]) -> dict[str, Any]:
     """Write attention.csv, with a row for each picture of each bag, and return an entry for metrics.json.
 
-    The entry ``attention`` has the scores of `score_attention`. Without bags, nothing is written, and the returned
-    dictionary is empty.
+    The entry ``attention`` has the scores of `score_attention`. If ``found`` is empty, nothing is written, and the
+    returned dictionary is empty.
     """
     if not found:
         return {}

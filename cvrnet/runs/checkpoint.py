@@ -82,14 +82,14 @@ def save_checkpoint(model: nn.Module, folder: str | Path, classes: Sequence[str]
 
 
 def _remove_num_classes(path: Path) -> None:
-    """Remove ``num_classes`` from the arguments in config.json, because transformers passes the top-level value too."""
+    """Remove ``num_classes`` from the arguments in config.json, because transformers adds the top-level value."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("model_args", {}).pop("num_classes", None) is not None:
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
-    """Load a model that :func:`save_checkpoint` saved, in evaluation mode; nothing else is read or downloaded.
+    """Load a model that :func:`save_checkpoint` saved, in evaluation mode; no other file is read or downloaded.
 
     The folder may be from an untrusted source. config.json is validated first. Then the network is created without
     memory (on PyTorch's meta device) and filled from model.safetensors: no random weights are made, and the weights are
@@ -139,7 +139,8 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
         UserError: The model has fewer than two classes or, for findings, no class.
     """
     cfg: Any = model.pretrained_cfg
-    # A network from outside timm may not state its number of classes. Then its cfg does; predictions check the number.
+    # A network from outside timm may lack ``num_classes``. Then the number comes from its cfg, and each prediction
+    # checks it.
     count: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
     least = 1 if checkpoint_task(model) == "multilabel" else 2
     if count < least:

@@ -24,7 +24,7 @@ def save_decisions(folder: Path, decisions: Decisions) -> None:
 def load_decisions(folders: Sequence[Path]) -> Decisions:
     """Return the decisions of a model, or of an ensemble of models (see `average_decisions`).
 
-    Decisions that the model, or any model of the ensemble, lacks are left out.
+    A decision is left out if the model, or any model of the ensemble, does not have it.
 
     Raises:
         UserError: The decisions in a config.json are not valid, or ``cvrnet calibrate`` calibrated models of the

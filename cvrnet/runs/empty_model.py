@@ -37,8 +37,8 @@ def create_empty(folder: Path) -> nn.Module | None:
 def can_be_filled(model: nn.Module) -> bool:
     """Return whether `fill` can set all tensors of a network on the meta device.
 
-    It cannot if parts of the network share weights, or if a tensor is neither in the state dict nor set by the method
-    ``init_non_persistent_buffers``.
+    `fill` cannot set all tensors if parts of the network share weights, or if a tensor is neither in the state dict nor
+    set by the method ``init_non_persistent_buffers``.
     """
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     if len({id(tensor) for _, tensor in tensors}) < len(tensors):
@@ -77,7 +77,7 @@ def check_tensors(model: nn.Module, path: Path) -> None:
 
 def fill(model: nn.Module, path: Path) -> nn.Module:
     """Allocate memory for a model on the meta device, and fill it with the values in the file."""
-    model._apply(_allocate)  # as `to_empty`, which is slower
+    model._apply(_allocate)  # does the same as `to_empty`, but faster
     for module in list[Any](model.modules()):
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()  # timm's protocol for values that are not in checkpoints

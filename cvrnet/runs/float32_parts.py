@@ -23,7 +23,7 @@ def float32_parts(model: nn.Module) -> list[list[str]]:
 
     These are the names that `cvrnet.inference.tune_float32` found for this network or, without tuning, those in each
     encoder's attribute ``float32_parts``. The empty name stands for the whole encoder. An encoder without this
-    attribute gets this name, because bfloat16 changed probabilities of a ``cvrnet_lite`` by up to 0.18
+    attribute gets the empty name, because bfloat16 changed probabilities of a ``cvrnet_lite`` by up to 0.18
     (docs/performance.md). For a network of another kind, the result is empty.
     """
     if not isinstance(model, CVRNet):

@@ -46,7 +46,7 @@ class RunFolder:
     """The folder of a run that a job writes.
 
     Attributes:
-        path: The folder that the user named, without symbolic links.
+        path: The folder that the user named, as an absolute path in which symbolic links are resolved.
         folder: Where the job writes: ``path``, or a folder beside it that replaces ``path`` when the job has finished.
         continues: Whether the job continues the run in ``folder``.
     """
@@ -144,8 +144,8 @@ def check_folder(folder: Path, kind: str = "", *, resume: bool = False, overwrit
     """Return whether a folder already has a run; change no file.
 
     Raises:
-        UserError: The job may not write to the folder: it holds files but no run, or a run of another kind, or a run
-            although ``resume`` and ``overwrite`` are False.
+        UserError: The job may not write to the folder. For example, the folder holds files but no run; or it holds a
+            run of another kind; or it holds a run, and ``resume`` and ``overwrite`` are False.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder for the run")

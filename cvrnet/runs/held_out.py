@@ -17,7 +17,7 @@ _HELD_OUT = ("test", INDEPENDENT)  # names of the set that no model is trained o
 class HeldOut:
     """The models of a run, and for each image the models that were not trained on its patient."""
 
-    models: list[str]  #: a MODEL argument for each model of the run; without a split.csv, only MODEL
+    models: list[str]  #: a MODEL argument for each model of the run; without a split.csv, MODEL itself
     models_for_image: dict[str, tuple[int, ...]]  #: image name -> indices of the models not trained on its patient
     known: bool  #: whether a split.csv names the images that the models were trained on
 

@@ -30,7 +30,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _check(config: Any) -> None:
-    """Raise ValueError if a config is not valid; `read_config` puts the file's name (the subject) before the text."""
+    """Raise ValueError if a config is not valid; the message lacks a subject: `read_config` adds the file's name."""
     if not isinstance(config, Mapping) or not isinstance(config.get("architecture"), str):
         raise ValueError("names no architecture")
     cfg, arguments = config.get("pretrained_cfg", config), config.get("model_args", {})

@@ -79,7 +79,7 @@ class AnyTable(ABC):
         """Read the predictions for one set (``val``, ``test``, ``independent``) from one or more folders.
 
         Raises:
-            UserError: A file is missing, damaged or has other classes, or no image is in the set.
+            UserError: A file is missing, is damaged or has other classes; or no image is in the set.
         """
         rows: list[dict[str, str]] = []
         parsed, probabilities, folds, unlike = [], [], [], []
@@ -237,8 +237,9 @@ class PredictionTable(AnyTable):
 def write_predictions(folder: Path, sets: Mapping[str, AnyTable]) -> None:
     """Write predictions.csv: a row for each image, with the name of its set (``val``, ``test``, ``independent``).
 
-    The columns are ``path``, `AnyTable.cells`, ``prob_NAME`` for each class or finding, ``source``, ``patient_id``,
-    ``split``, ``unlike_training`` if the model has a novelty head, and `AnyTable.head_cells`.
+    The columns are, in this order: ``path``; the columns of `AnyTable.cells`; ``prob_NAME`` for each class or finding;
+    ``source``; ``patient_id``; ``split`` (the name of the set); ``unlike_training``, if the model has a novelty head;
+    the columns of `AnyTable.head_cells`.
     """
 
     def rows() -> Iterator[dict[str, Any]]:

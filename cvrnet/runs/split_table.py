@@ -91,7 +91,7 @@ def read_folds(path: Path, records: Sequence[Record]) -> list[int]:
         raise UserError(f"{path} gives no fold for {len(missing)} of {len(records)} images, such as {missing[0]}")
     numbers = [int(folds[_composed(r.name)]) for r in records]
     if set(numbers) != set(range(1, max(numbers) + 1)) or max(numbers) < 3:
-        raise UserError(f"{path} has the folds {sorted(set(numbers))}; expected 1 to n, n at least 3")
+        raise UserError(f"{path} has the folds {sorted(set(numbers))}; expected 1 to n, where n is at least 3")
     sets: dict[str, list[Record]] = {}
     for record, number in zip(records, numbers, strict=True):
         sets.setdefault(f"fold {number}", []).append(record)

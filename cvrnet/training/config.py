@@ -109,7 +109,7 @@ class TrainConfig:
     weight_decay: float = 0.0  #: weight decay, except of biases and normalisation (the papers: none)
     #: Decay per step of the moving average of the weights (EMA), which is validated and saved; 0: no average.
     ema_decay: float = 0.0
-    label_smoothing: float = 0.0  #: this part of a label's weight goes to all classes, in equal shares
+    label_smoothing: float = 0.0  #: share of each label's weight that is spread evenly over all classes
     #: ``"all"``: the encoders are frozen; only the heads train, on pooled feature maps that are computed once per image
     #: (or view). A number: only the heads train for this many epochs, then the whole network. 0: the whole network
     #: trains from the start.
@@ -151,7 +151,7 @@ class TrainConfig:
     hflip_p: float = 0.5  #: probability of a horizontal flip
     vflip_p: float = 0.5  #: probability of a vertical flip
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
-    val_fraction: float = 0.2  #: patients with about this share of the images validate if no ``split`` is ``val``
+    val_fraction: float = 0.2  #: approximate share of validation images (whole patients), if no ``split`` is ``val``
     seed: int = 0  #: determines initial weights, order, augmentation and splits
     amp: str = "auto"  #: number format of the computations: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``
     device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``

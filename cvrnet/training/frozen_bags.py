@@ -80,10 +80,10 @@ class StandardizedBags(StandardizedHead):
         return head
 
     def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the means and the standard deviations of the input features of each of the head's blocks.
+        """Yield the means and the standard deviations of each block's input features.
 
-        With ``time`` (see `cvrnet.heads.pooling.BagPool`), the input also has the changes over time. Their mean is
-        taken as 0, and their standard deviation as that of the features themselves.
+        With ``time`` (see `cvrnet.heads.pooling.BagPool`), the input has the features and their changes over time. For
+        the changes, the mean is set to 0, and the standard deviation to the standard deviation of the features.
         """
         head: Any = self.head
         for mean, std in super().input_statistics():

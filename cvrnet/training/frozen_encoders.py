@@ -155,7 +155,7 @@ class FrozenEncoders:
 def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Record]) -> NDArray[np.float64]:
     """Return each head's probabilities for images whose vectors are in ``features``, (heads, images, classes).
 
-    If the model averages the logits of its heads, they count as one head, as in `cvrnet.inference.Predictor`.
+    If the model averages the logits of its heads, the heads count as one head, as in `cvrnet.inference.Predictor`.
     """
     head = model.head.eval()
     device = next(head.parameters()).device
@@ -171,7 +171,7 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
 
 
 def mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each feature, over images and views.
+    """Return the mean and the standard deviation of each feature, over all images and their augmented copies.
 
     A standard deviation of 0 becomes 1, as in scikit-learn.
     """

@@ -183,7 +183,7 @@ def _train_epoch(
             except Exception as error:  # compilers may raise anything
                 if not config.compile:
                     raise
-                raise compile_failed(error, "train without compile") from error
+                raise compile_failed(error, "train without compilation") from error
             total += loss.detach() * size
         updates.step(number)
         seen += size

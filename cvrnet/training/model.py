@@ -76,11 +76,13 @@ def _is_cvrnet(model: str) -> bool:
 def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     """Create the model of a config: a CVR-Net or any other timm classifier, with the papers' preprocessing.
 
-    Every model gets the whole image, resized with the config's interpolation. Pixels are normalised with the model's
-    own mean and standard deviation.
+    The image is resized as a whole, without a centre crop, with the config's interpolation; if the config has
+    ``lungs``, the image is first masked or cropped to the lungs. Pixels are normalised with the model's own mean and
+    standard deviation.
 
     Raises:
-        UserError: timm does not know the model, or the model does not accept these arguments.
+        UserError: timm does not know the model, the model does not have a setting of the config, or its weights cannot
+            be loaded.
     """
     trained = is_trained(config.model)
     if not trained and not timm.is_model(config.model):
@@ -243,9 +245,9 @@ def _check_patches(model: nn.Module, img_size: int) -> None:
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
     """Return the least number of images in a part of a batch: 1, or 2 if batch norm needs a second image.
 
-    In training, a batch norm cannot normalise a single value per channel. How many values per channel one image gives
-    depends on the network and the image size. To find out, one image of zeros is run through the model, in evaluation
-    mode.
+    In training, a batch norm cannot normalise a single value per channel. The number of values per channel that one
+    image gives depends on the network and the image size. To find this number, one image of zeros is run through the
+    model, in evaluation mode.
 
     Raises:
         UserError: The model cannot take images of the config's size.

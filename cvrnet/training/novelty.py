@@ -11,7 +11,7 @@ from torch import Tensor
 from cvrnet.heads.novelty import NoveltyHead, join_inputs
 from cvrnet.metrics.novelty import FALSE_ALARMS, distance_quantiles
 
-MOST_DIRECTIONS = 64  # largest K of the novelty head; chosen by measurement from 8 to 128
+MOST_DIRECTIONS = 64  # largest number of directions of the novelty head; chosen by measurement from 8 to 128
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # largest size of the novelty head, as a share of the size of the model's weights
 LEAST_SPREAD = 1e-4  # if the ranges of all features are smaller, they are rounding errors, and nothing is fitted

@@ -18,13 +18,13 @@ from cvrnet.launch import check_launch
 
 
 class Processes:
-    """This process's device, number format (precision) and number among the processes.
+    """This process's device, its precision (number format) and its index (rank) among the processes.
 
     A notebook can train several times, with different number formats and devices. So only accelerate's
     ``PartialState`` is used: ``accelerate.Accelerator`` would fix the number format until the Python process ends.
 
-    `select_device` and `select_precision` choose device and number format. If there are several processes, each gets
-    its own GPU.
+    `select_device` and `select_precision` choose device and number format. If several processes use GPUs, each
+    process gets its own GPU.
 
     Raises:
         UserError: Several processes were requested, but only one was started (see `check_launch`).

@@ -58,8 +58,8 @@ def restore_state(path: Path, parts: dict[str, Any]) -> State:
 def close_state(folder: Path, state: State, config: TrainConfig) -> None:
     """Delete the state of a finished training, or rename it to ``LAST_STATE``.
 
-    If training ended because ``patience`` was used up, the state is deleted. If it ended after the last epoch, the
-    state is renamed, so that a later job with more epochs can continue from it.
+    If training ended because ``patience`` epochs brought no improvement, the state is deleted. If it ended after the
+    last epoch, the state is renamed, so that a later job with more epochs can continue from it.
     """
     if state.epoch - state.best_epoch >= config.patience:
         (folder / LAST_STATE).unlink(missing_ok=True)

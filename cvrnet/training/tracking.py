@@ -32,7 +32,8 @@ def tracked(tracker: str, progress: Progress, run: str, folder: Path, config: Tr
     """Yield ``progress`` with callbacks that also report each epoch's row of history.csv to a tracker.
 
     TensorBoard writes to ``folder/tensorboard``. The other trackers list the training as ``run`` in the project
-    `PROJECT`. Every tracker gets the config and the scores, and nothing about the images. "" means no tracker.
+    `PROJECT`. Every tracker gets the config and the scores, and nothing about the images. If ``tracker`` is "", nothing
+    is reported.
 
     Raises:
         UserError: The tracker does not start, for example because its service needs a login.

@@ -52,7 +52,7 @@ class Local:
 def judge(
     decisions: Decisions, quantiles: Sequence[Table], probabilities: Table, distances: Table, classes: Sequence[str]
 ) -> Judged:
-    """Decide on N images by the rules in ``decisions`` (thresholds, prediction sets); say how unusual each image is.
+    """Apply the rules in ``decisions`` (thresholds, prediction sets) to N images, and say how unusual each image is.
 
     ``probabilities`` are (N, C). ``distances`` from each fold's training images are (N, folds). ``quantiles`` has an
     array for each fold: the quantiles with which `unlike` compares the distances of this fold.

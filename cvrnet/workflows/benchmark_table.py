@@ -158,7 +158,7 @@ def _compare_findings(output: Path, findings: Sequence[str], runs: Mapping[str, 
 
 
 def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table of findings: one row for their mean and one for each finding, one column for each model.
+    """Return the table of findings: a row for their mean, a row for each finding, and a column for each model.
 
     The table is empty for a benchmark of classes.
     """
@@ -173,8 +173,8 @@ def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the table, one row per model.
 
-    The columns are the scores (mean ± standard deviation), the size, the training time, the speed, and the differences
-    of scores from the reference model.
+    The columns are the scores (mean ± standard deviation), the number of parameters, the training time, the speed, and
+    the differences of scores from the reference model.
     """
     rows, layout = [], _layout(result)
     for name, model in result["models"].items():
@@ -239,7 +239,7 @@ def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
         predictor.probabilities(images)
         seconds.append(time.perf_counter() - started)
     speed = {
-        "images_per_second": config.batch_size / float(np.median(seconds[2:])),  # the first two warm up
+        "images_per_second": config.batch_size / float(np.median(seconds[2:])),  # the first two batches are for warm-up
         "batch_size": config.batch_size,
         "device": str(predictor.device),
         "precision": predictor.precision,

@@ -77,24 +77,24 @@ def calibrate(
 ) -> dict[str, Any]:
     """Calibrate a model on images of another hospital; the result is an ordinary model that every command accepts.
 
-    With labelled images, this fits one temperature for all classes and a bias for each class
+    With labelled images, this function fits one temperature for all classes and a bias for each class
     (`cvrnet.metrics.recalibration`), and chooses new thresholds, prediction sets and limits of uncertainty
     (`cvrnet.metrics.abstention`). The scores before and after are cross-validated by patient. With ``unlabelled``
-    images, this estimates the share of each class and corrects the probabilities for the shares (`fit_prior`); the
-    result has no thresholds, because thresholds need labels. In both cases, the result marks an image if it differs
-    from the training images more than 95 % of the images in ``data`` do (`cvrnet.heads.novelty`).
+    images, it estimates the share of each class and corrects the probabilities for the shares (`fit_prior`); the
+    calibrated model has no thresholds, because thresholds need labels. In both cases, the calibrated model marks images
+    that are less like the training images than 95 % of the images in ``data`` (`cvrnet.heads.novelty`).
 
     ``model`` is as in `cvrnet.workflows.evaluate`, but not an ONNX file. The weights do not change: the calibration is
     in config.json, and `Predictor` applies it to the probabilities averaged over heads and folds. So the folds of a run
     are calibrated together, as an ensemble.
 
     The folder ``output`` gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are
-    known, and tables/before_after.csv; with labels also metrics.json, predictions.csv, figures/ and report.html. Other
-    arguments: see `cvrnet.workflows`.
+    known, and tables/before_after.csv. With labelled images, it also gets metrics.json, predictions.csv, figures/ and
+    report.html. Other arguments: see `cvrnet.workflows`.
 
     Returns:
-        ``rows`` of tables/before_after.csv, ``sentences`` (the verdict and warnings), and ``calibration``, as in
-        run.json.
+        A dictionary: ``rows`` (of tables/before_after.csv), ``sentences`` (the verdict and warnings), and
+        ``calibration`` (as in run.json).
 
     Raises:
         DataError: Images cannot be read, or rows of the manifest are wrong.
@@ -113,7 +113,7 @@ def calibrate(
         records = read_records(data, labelled=not unlabelled, min_classes=1, say=callbacks.say)
         known = _refuse_images(model, records, predictor.classes, labelled=not unlabelled)
         if known is None:
-            callbacks.say("The model's training images are not known: make sure that these images are not among them")
+            callbacks.say("The model's training images are not known: make sure that these images are new to the model")
         predictor.use_masks(records)
         predictions = predict_all(predictor, records, batch_size, callbacks.stage("Predicting"))
         if problems := [prediction.error for prediction in predictions if prediction.error]:
@@ -240,7 +240,8 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
     """Correct the probabilities for the shares of the classes.
 
     A training with class weights multiplies the loss of a class by the inverse of its share, so the probabilities are
-    those of a hospital where all classes are equally frequent. This is also assumed for a model without run.json.
+    those of a hospital where all classes are equally frequent. A model without run.json is treated as if it had
+    been trained with class weights.
 
     The shares are estimated from the probabilities of every head, not from the mean over the heads. The mean is less
     certain than each head, and an estimate from the mean tends to one class: on the source figure1 (docs/decisions.md),

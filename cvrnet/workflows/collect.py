@@ -22,7 +22,7 @@ from cvrnet.training import TrainConfig, is_finished
 from cvrnet.workflows.findings import MULTILABEL
 from cvrnet.workflows.pages import finish_report
 
-# Keys of metrics.json that have no mean over folds; summary.json does not have them for single folds.
+# Keys of metrics.json that have no mean over folds; the scores of a fold in summary.json do not have these keys.
 _OF_ONE_SET = ("intervals", "per_source", "heads", "attention")
 
 

@@ -25,9 +25,9 @@ The soup is not inferior if the lower end of the difference's 95 % interval is a
 def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
     """Return the rows and the verdict, from the predictions of the folds and (in the last table) of the soup.
 
-    The verdict compares the soup's accuracy (for findings: mean AUC) with the mean over its folds. It has the 95 %
-    interval of the difference, in which the images of one patient do not count as independent. ``honest`` means that no
-    fold was trained on the images.
+    The verdict compares the soup's accuracy (for findings: mean AUC) with the mean over its folds, and gives the 95 %
+    interval of the difference. The images of one patient are not treated as independent. ``honest`` means that no fold
+    was trained on the images.
     """
     *folds, soup = tables.values()
     *names, kind = tables
@@ -77,7 +77,7 @@ def _accuracy_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
 def _auc_interval(soup: Any, folds: Sequence[Any]) -> Sequence[float]:
     """Return the 95 % interval of the soup's mean AUC minus the mean over its folds.
 
-    Only findings that at least two patients have and at least two patients lack are used.
+    A finding is used only if at least two patients have it and at least two patients lack it.
     """
     chosen = [k for k in range(len(soup.classes)) if min(soup.sides(k)) > 1]
     if not chosen:

@@ -70,7 +70,7 @@ def cross_validate(
     log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Train and test every fold: fold k is the test set, the next fold the validation set, the others are for training.
+    """Train and test every fold: fold k is for testing, the next fold for validation, and the others are for training.
 
     This is the protocol of v1 (Fig. 3). Folds are stratified by label and source, and never share a patient. They are
     saved before anything is trained. The model of every fold is also scored on the independent images (v2's independent

@@ -41,7 +41,10 @@ def predict_all(
     batch_size: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Prediction]:
-    """Return a prediction for each image, with an ``error`` if it is unreadable. Arguments: see `predict_records`."""
+    """Return a prediction for each image, with an ``error`` if the image cannot be read.
+
+    Arguments: see `predict_records`.
+    """
     answers = []
     stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
     for done, prediction in enumerate(stream, start=1):
@@ -168,7 +171,7 @@ def evaluate(
     figures/, tables/, report.html and audit.html. For each of the ``prevalences`` (default: 1, 5, 10, 20 and 50 %), the
     report gives PPV and NPV of each operating point. Other arguments: see `cvrnet.workflows`.
 
-    Classes are matched by name: the data may lack some of the model's classes, but may not have others. Images
+    Classes are matched by name: the data may lack some of the model's classes, but must not have other classes. Images
     that cannot be read are left out and named in run.json (``left_out``).
 
     Returns:

@@ -65,8 +65,8 @@ def find_lungs(
     with the given masks. A message names each mask that cannot be used, and the job continues.
 
     The folder gets lungs.safetensors (the segmenter), masks/, masks.csv (each mask's origin, area and number of
-    connected parts, and why it is implausible, if it is), quality.csv, lungs.png (a contact sheet), manifest.csv and,
-    last, summary.json.
+    connected parts and, if the mask is implausible, the reason), quality.csv, lungs.png (a contact sheet), manifest.csv
+    and, last, summary.json.
 
     ``n_folds`` (at least 2, by patient), ``epochs``, ``seed``, ``device`` and ``amp`` are for the training. ``size`` is
     the height and width of the network's input in pixels, a multiple of 32. ``phantoms`` is the number of synthetic

@@ -1,4 +1,4 @@
-"""The steps of a job that predicts an event, where they differ from the steps of a job with labels."""
+"""The steps in which a job that predicts an event differs from a job with labels."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Make one network from the folds of a run, by averaging their weights, and evaluate it.
 
 This is the uniform soup of Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves
-accuracy without increasing inference time" (ICML 2022). It works if all models were fine-tuned from the same weights,
-such as the folds of the paper v1 (arXiv 2007.11993), which start from ImageNet weights. Models that were trained from
-random weights usually cannot be averaged.
+accuracy without increasing inference time" (ICML 2022). It works if all models were fine-tuned from the same weights.
+The folds of the paper v1 (arXiv 2007.11993) are such models: all start from ImageNet weights. Models that were trained
+from random weights usually cannot be averaged.
 """
 
 from __future__ import annotations
@@ -221,7 +221,11 @@ def _same_encoders(folders: Sequence[Path]) -> bool:
 
 
 def _renew_batch_norm(model: nn.Module, records: Sequence[Record], preprocessing: Preprocessing, device: str) -> str:
-    """Compute batch norm's statistics for the averaged weights, as Wortsman et al. do; return a sentence about them."""
+    """Compute batch norm's statistics for the averaged weights, as SWA does; return a sentence about them.
+
+    SWA is stochastic weight averaging (Izmailov et al., "Averaging weights leads to wider optima and better
+    generalization", UAI 2018).
+    """
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return "the network has no batch norm"
     if len(records) < 2:  # one image alone has no variance in the deepest maps

@@ -97,7 +97,7 @@ def _benchmark(
     models = read_json(output / RUN)["models"]
     own = {model: resolve_interpolation(model_config(model, job.config)).interpolation for model in models}
     if len(set(own.values())) > 1 and job.processes.is_main:
-        job.callbacks.say(f"{own_interpolations(own)} --interpolation sets one for all models")
+        job.callbacks.say(f"{own_interpolations(own)} --interpolation sets the same interpolation for all models")
     table: dict[str, Any] = {}
     for model in models:
         run = output / slug(model)
@@ -155,7 +155,7 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
     output = job.place.folder
     sources = sorted({r.source for r in job.records} - {""})
     if len(sources) < 2:
-        raise UserError(f"{job.data} has {len(sources)} source; expected two or more (the manifest's column source)")
+        raise UserError(f"sources in {job.data}: {len(sources)}; expected at least 2 (the manifest's column source)")
     open_run(job, output, kind, [], folds=n_folds)
     one = replace(job, resume=True, sweep=output)
     kinds = {**MULTILABEL, "findings": job.classes} if job.config.findings else {"classes": job.classes}
@@ -166,7 +166,7 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
         run = output / slug(source)
         try:
             folds = choose_folds(one, run, n_folds, source)
-        except UserError as error:  # the same on every process, so all continue with the next source
+        except UserError as error:  # every process gets this error and continues with the next source
             row["problem"] = str(error)
         else:
             result = train_folds(one, run, folds, f"without {source}")
@@ -193,7 +193,7 @@ def model_config(model: str, config: TrainConfig) -> TrainConfig:
     """Return the config with the named model; ``MODEL:ABLATION`` means a variant of a CVR-Net (see `ABLATIONS`).
 
     Raises:
-        UserError: An ablation does not exist, or is asked for a model that is not a CVR-Net of two encoders.
+        UserError: The ablation does not exist, or ``MODEL`` is not a CVR-Net of two encoders.
 
     >>> model_config("cvrnet:p3", TrainConfig()).model_kwargs
     {'scales': 'deepest'}

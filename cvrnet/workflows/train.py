@@ -59,7 +59,7 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune one model on a folder or manifest, evaluate its best epoch, and write the report.
 
-    Validation images are those whose ``split`` is ``val``; if there are none, a part of the patients is drawn.
+    Validation images are those whose ``split`` is ``val`` or, if there are none, the images of randomly drawn patients.
     Independent images are scored once, at the end. The run folder gets run.json, split.csv, config.json,
     model.safetensors, history.csv, metrics.json, predictions.csv, figures/, tables/, report.html and audit.html.
 
@@ -102,7 +102,7 @@ def refuse_missing(job: Job, train: Sequence[Record]) -> None:
 def train_sets(
     job: Job, sets: Mapping[str, list[Record]], folder: Path, name: str = "", fold: int = 0
 ) -> dict[str, Any]:
-    """Train on ``train``, stop by the scores on ``val``, and evaluate the best epoch on every set except ``train``.
+    """Train on ``train`` with early stopping on ``val``, and evaluate the best epoch on every set except ``train``.
 
     If training in the folder is finished (see `is_finished`), its results are only read. If the folder has a training
     state, the training is resumed. ``name`` and ``fold`` are for `Callbacks.training`.

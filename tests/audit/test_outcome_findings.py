@@ -32,7 +32,7 @@ def test_films_from_after_the_event_are_severe() -> None:
     (finding,) = outcome_findings(read_course(records, Outcome("icu_day"))[0], records)
     assert (finding.code, finding.severity) == ("after-event", "severe")
     assert finding.files == ("0-3", "2-3", "4-3")
-    assert "3 films of 12, of 3 patients, are from the day of icu_day or later" in finding.sentence
+    assert "3 films of 12 (3 patients) are from the day of icu_day or later" in finding.sentence
     before = [record for record in records if record.name not in finding.files]
     assert outcome_findings(read_course(before, Outcome("icu_day"))[0], before) == []
 

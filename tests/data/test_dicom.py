@@ -226,7 +226,7 @@ def test_one_line_for_what_is_no_picture_of_a_chest(tmp_path):
             "6000 x 6000 pixels are more than the 18,000,000 allowed",
         ),
         ({"NumberOfFrames": 2**31 - 1}, "2147483647 frames: expected 1 to 10,000"),
-        ({"Rows": 0}, "60 x 0 pixels of 1 samples are not possible"),
+        ({"Rows": 0}, "60 x 0 pixels with 1 samples per pixel; expected at least 1 x 1"),
         ({"Rows": 6000, "Columns": 6000}, "truncated: the file is too small for the pixels that it declares"),
         ({"PhotometricInterpretation": "HSV"}, "its photometric interpretation is not supported"),
     ],

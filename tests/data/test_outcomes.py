@@ -186,7 +186,7 @@ def test_a_column_of_0_and_1_is_taken_for_days_with_a_warning() -> None:
 def test_a_note_from_elsewhere_is_checked(text: str) -> None:
     assert Outcome.from_note(ICU.note()) == ICU
     assert Outcome.from_note("") is None
-    with pytest.raises(UserError, match="expected a JSON list: the column"):
+    with pytest.raises(UserError, match="expected a JSON list of three values: the column"):
         Outcome.from_note(text)
 
 

@@ -90,7 +90,10 @@ def test_a_flat_image_stays_flat(interpolation):
     ("arguments", "message"),
     [
         (((3, 8, 8), MEAN, STD, "cubic"), "interpolation 'cubic' is not known: expected one of nearest, box, bilinear"),
-        (((4, 8, 8), MEAN, STD), r"input size \(4, 8, 8\) is not possible: expected 1 or 3 channels"),
+        (
+            ((4, 8, 8), MEAN, STD),
+            r"input size \(4, 8, 8\) is not possible: expected \(channels, height, width\), with 1 or 3 channels",
+        ),
         (((3, 0, 8), MEAN, STD), r"input size \(3, 0, 8\) is not possible"),
         (((1, 8, 8), MEAN, STD), "do not fit 1 channels"),
         (((1, 8, 8), (0.5,), (0.0,)), "do not fit 1 channels"),

@@ -134,7 +134,7 @@ def test_sources_are_spread_and_rare_sources_are_no_obstacle():
     [
         ([("NOR", "", f"n{p}") for p in range(9)] + [("CVP", "", f"c{p}") for p in (1, 2, 3, 3, 3)], 5,
          "class CVP has 3 patients; 5 folds need at least 5"),
-        ([("A", "", "1"), ("B", "", "2")], 1, "1 folds are not possible: expected at least 2"),
+        ([("A", "", "1"), ("B", "", "2")], 1, "n_folds=1; expected at least 2"),
         ([], 5, "5 folds need at least 5 patients, found 0"),
         ([("A", "", "1"), ("A", "", "2"), ("B", "", "3")], 3, "class A has 2 patients; 3 folds need at least 3"),
     ],

@@ -159,7 +159,7 @@ def test_generic_guesses_the_columns_or_takes_them(tmp_path):
     with pytest.raises(UserError, match=r"labels.csv names 1 file that is not there: b/c; --partial imports"):
         import_data_set("generic", tmp_path / "set", tmp_path / "m.csv")
     result = import_data_set("generic", tmp_path / "set", tmp_path / "m.csv", partial=True)
-    assert "'Image Index' is path" in result.notes
+    assert "column 'Image Index' is used as path" in result.notes
     assert [(row["path"], row["label"], row["patient_id"]) for row in rows_of(tmp_path / "m.csv")] == [
         ("set/x/a.png", "CVP", "1"),
         ("set/x/b.png", "NOR", "2"),

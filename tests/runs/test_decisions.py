@@ -14,6 +14,7 @@ from sklearn import metrics as sk
 from cvrnet import Predictor
 from cvrnet.errors import UserError
 from cvrnet.inference.decide import Decide
+from cvrnet.metrics.conformal import calibrate_sets
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.operating_points import OperatingPoint, choose_operating_points
 from cvrnet.runs.checkpoint import save_checkpoint
@@ -130,6 +131,20 @@ def test_a_model_without_them_says_so():
     ):
         with pytest.raises(UserError, match=lacking):
             Decide(Decisions(), ["CVP", "NOR"], **wanted)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.99])
+def test_classes_that_are_in_every_prediction_set_are_told(coverage, by_class):
+    truth = np.repeat([0, 1, 2], [4, 12, 40])
+    probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], len(truth))
+    sets = calibrate_sets(truth, probabilities, CLASSES, range(len(truth)))
+    decide = Decide(Decisions(prediction_sets=sets), CLASSES, coverage=coverage, by_class=by_class)
+    found = [decide(row)["set"] for row in np.eye(3)]  # a class of probability 0 is in a set only if it always is
+    always = [name for name in CLASSES if all(name in one for one in found)]
+    words = {3: "holds all classes", 1: f"validation patients of {always[0]} are too few" if always else "", 0: ""}
+    assert [words[len(always)] in warning for warning in decide.warnings] == [True] * bool(always)
+    assert len(always) == (3 if coverage == 0.99 else by_class)  # CVP has 4 patients: too few for a limit of its own
 
 
 def test_few_validation_images_are_told_wherever_it_is_used(copy, phantoms, cli):

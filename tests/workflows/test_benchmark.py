@@ -244,7 +244,7 @@ def test_each_model_gets_images_at_its_own_interpolation(phantoms, tmp_path):
         "Images are resized by each model's own interpolation: nearest for cvrnet_tiny, bilinear for "
         "cvrnet_lite:encoder1."
     )
-    assert f"{sentence} --interpolation sets one for all models" in said
+    assert f"{sentence} --interpolation sets the same interpolation for all models" in said
     assert sentence in (tmp_path / "table/benchmark.md").read_text()
     assert json.loads((tmp_path / "table/run.json").read_text())["config"]["interpolation"] == "auto"
     for model, interpolation in models.items():

@@ -163,7 +163,8 @@ def test_each_film_is_a_moment_of_its_own(of_images: Path) -> None:
 def test_the_card_says_what_yes_means(of_images: Path, hub: LocalHub, cli: Callable[..., Any]) -> None:
     status, card, err = cli("push", of_images, "ada/icu", "--dry-run")
     assert status == 0, err
-    assert r"`yes` means an event: icu\_day. Where the day of the event was known, it counts within 10 days of" in card
+    known = "Where the day of the event was known, the event counts if it comes within 10 days of"
+    assert rf"`yes` means an event: icu\_day. {known}" in card
     assert "the radiograph, and only radiographs from before the event were used." in card
 
 

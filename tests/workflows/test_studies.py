@@ -180,7 +180,7 @@ def test_predict_gives_a_row_for_each_study(bag_run: Path, follow_up: Path, tmp_
     (row,) = csv.DictReader(out.splitlines())
     assert (status, row["pictures"], row["top_attention"]) == (0, "1", "1.0")
     status, _, err = cli("predict", bag_run, picture, "--window", "lung")
-    assert (status, "--window: not for a model that predicts whole studies" in err) == (1, True)
+    assert (status, "--window: cannot be used with a model that predicts whole studies" in err) == (1, True)
     (tmp_path / "bad.png").write_text("no picture")
     status, out, err = cli("predict", bag_run, tmp_path / "bad.png", picture, "--format", "csv")
     assert (status, len(out.splitlines())) == (1, 3)
