@@ -1,6 +1,6 @@
 """CVR-Net for timm: dual-encoder, multi-scale image classifiers for chest radiographs.
 
-Importing the package registers its models with timm (before or after timm itself is imported)::
+Importing the package registers its models with timm; timm can be imported before or after it::
 
     import cvrnet, timm
     model = timm.create_model("cvrnet", num_classes=3)

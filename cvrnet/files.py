@@ -53,7 +53,7 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def normalize_disk_errors(path: Path) -> Iterator[None]:
-    """Add the path to an OSError of the block; on a full disk, convert other errors to OSError(ENOSPC, path).
+    """Add the path to an OSError of the block; on a full disk, convert errors without errno to OSError(ENOSPC, path).
 
     If the disk is full, PyTorch, safetensors and NumPy raise exceptions of other types, or OSErrors without an errno.
     """

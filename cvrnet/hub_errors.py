@@ -1,4 +1,4 @@
-"""Turn the exceptions of the Hub's client into one-line messages: what failed, what is safe, and what to do."""
+"""Turn the exceptions of the Hub's client into one-line messages: what failed and why, and what to do."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ P = ParamSpec("P")
 
 @contextmanager
 def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
-    """Turn every exception of the client into a UserError that names the failed task, and what is safe (``safe()``)."""
+    """Turn every exception of the client into a UserError that names the failed task, the reason, and what to do.
+
+    ``safe()`` is called after a failure; it returns what the user must know about the state of the task, such as
+    "nothing was changed".
+    """
     try:
         yield
     except UserError:
@@ -83,7 +87,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Return what happened and what to do about it; the error itself and its causes are searched for the best text."""
+    """Return what happened, and what to do about it, according to the error or one of its causes."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:

@@ -66,8 +66,8 @@ class CVRNet(nn.Module):
         drop_path_rate, drop_block_rate: Stochastic depth and DropBlock of the encoders (the papers: none), as in timm.
         bn_eps, bn_momentum: Epsilon and momentum of every batch norm; None keeps the encoders' values.
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
-        img_size: Height and width of the image, for encoders that work at one size only, such as Swin; the others take
-            any size.
+        img_size: Height and width of the image, for encoders that work at one size only, such as Swin; other encoders
+            take any size.
         pretrained: Load the encoders' own pretrained weights.
         encoder_weights: Weight files to load instead of the encoders' own pretrained weights: each ``NAME=FILE``, where
             NAME is one of ``encoders``; or ``FILE`` if there is only one encoder.
@@ -83,8 +83,8 @@ class CVRNet(nn.Module):
         device, dtype: Device and dtype of the parameters.
 
     Raises:
-        ValueError: ``num_classes=1`` with ``task="multiclass"``; no encoder, or an unknown one; pretrained weights that
-            cannot be loaded or do not fit; an unknown value of ``global_pool``, ``scales``, ``average``, ``task``,
+        ValueError: ``num_classes=1`` with ``task="multiclass"``; no encoder; an unknown encoder; pretrained weights
+            that cannot be loaded or do not fit; an unknown value of ``global_pool``, ``scales``, ``average``, ``task``,
             ``unit`` or ``pooling``; or a setting that an encoder does not have.
     """
 
@@ -143,7 +143,7 @@ class CVRNet(nn.Module):
         self.groups = groups = _head_groups([len(e.channels) for e in built], scales)
         channels = [c for e in built for c in e.channels]
         reductions = [r for e in built for r in e.reductions]
-        self.fused = [i for group in groups for i in group]  # here, as TorchScript has no nested comprehensions
+        self.fused = [i for group in groups for i in group]  # made here, as TorchScript has no nested comprehensions
         self.widths = [sum(channels[i] for i in group) for group in groups]
         self.encoder_names = names
         self.map_names = [f"{name}.{m}" for name, e in zip(names, built, strict=True) for m in e.map_names]
@@ -189,7 +189,7 @@ class CVRNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning-rate decay (timm.optim): the encoders, then the heads."""
+        """Return parameter groups for layer-wise learning-rate decay (timm.optim): the encoders, then the heads."""
         return {"stem": r"^encoders", "blocks": [(r"^head", None)]}
 
     @torch.jit.ignore
@@ -210,8 +210,8 @@ class CVRNet(nn.Module):
         """Replace the classifiers by new ones; ``num_classes=0`` removes them.
 
         With ``num_classes=0`` and ``global_pool=""``, pooling and dense layers are removed as well. If ``global_pool``
-        is None, the pooling does not change. But if the pooling was removed before, new classifiers also bring back
-        the pooling and new dense layers.
+        is None, the pooling does not change, with one exception: if it was removed before, and ``num_classes`` is not
+        0, the pooling comes back, with new dense layers.
         """
         if global_pool is None:
             global_pool = "avg" if num_classes else self.global_pool
@@ -258,7 +258,7 @@ class CVRNet(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return the result of ``forward_features``, and the heads' input maps in the order of ``feature_info``.
 
-        The arguments are as in timm. Two have no effect: ``norm``, because there is no final norm, and
+        The arguments are as in timm. Two of them have no effect: ``norm``, because there is no final norm, and
         ``stop_early``, because every encoder runs to its end for the deepest map. ``output_fmt`` must be ``"NCHW"``.
         """
         if output_fmt != "NCHW":

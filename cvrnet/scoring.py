@@ -123,13 +123,13 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
 
 
 def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row of accuracies for each head, for the mean of the heads, for the best head, and for the model.
+    """Return rows with the accuracy of each head, the mean of these accuracies, the best head, and the model.
 
     The model's output is the average of the heads' outputs. ``accuracy`` and ``std`` are the mean and the standard
     deviation over the folds; for a single fold, ``std`` is None. The best head has the highest mean over the folds. It
     is chosen on the images that it is scored on, so its score is too high.
 
-    ``folds`` are the scores of each fold. If they have no ``head_accuracy`` (a model without heads), there are no rows.
+    ``folds`` are the scores of each fold. If a fold has no ``head_accuracy`` (as without heads), there are no rows.
 
     >>> fold = {"accuracy": 0.9, "head_accuracy": {"P1": 0.6, "P2": 0.8}}
     >>> [(row["head"], round(row["accuracy"], 2)) for row in head_rows([fold])]

@@ -37,8 +37,8 @@ def _main() -> None:
 
     from cvrnet_cli.commands import cli
 
-    # With this variable, PyTorch asks the system for large pages of memory. The system maps the memory of feature maps
-    # in less than half the time.
+    # With this variable, PyTorch asks the system for large pages of memory. Then the system maps the memory of feature
+    # maps in less than half the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -11,7 +11,9 @@ from cvrnet_cli import options
 from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
-@click.command(short_help="Check a data set for copies, shared patients, classes tied to sources, and shortcuts.")
+@click.command(
+    short_help="Check a data set for duplicates, patients in several splits, classes tied to sources, and shortcuts."
+)
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("Folder for audit.json, audit.html and tables as CSV.")
@@ -21,7 +23,9 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
     help="Column of an event to use instead of the label (see cvrnet train). The audit also names radiographs that "
     "were taken on the day of the event or later.",
 )
-@click.option("--model", help="A trained model to audit on DATA: run, fold, local-dir:FOLDER or hf-hub:user/repo.")
+@click.option(
+    "--model", help="Trained model to audit on DATA: run folder, fold folder, local-dir:FOLDER or hf-hub:user/repo."
+)
 @options.device
 @options.style
 @options.seed
@@ -30,7 +34,8 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.option(
     "--features/--no-features",
     default=True,
-    help="Compute features with ImageNet weights (cvrnet[lite]), to find wrong labels and pictures without a chest.",
+    help="Compute features with a network that has ImageNet weights (cvrnet[lite]), to find wrong labels and images "
+    "without a chest.",
 )
 @options.lungs
 @options.overwrite
@@ -52,10 +57,10 @@ def audit(
     """Before any training, find problems of DATA that would make a model look better than it is.
 
     DATA is a folder with one sub-folder for each class, or a CSV manifest; many checks need the manifest's columns
-    source and patient_id. The audit reports classes tied to sources, patients with images in several splits, sources or
-    labels, exact and near-duplicates, and how well simple models predict label and source from features that should not
-    matter, such as the image's border. It names images whose label is probably wrong, and pictures that are probably
-    blank, badly exposed, turned, inverted or not of a chest. The exit status is 1 if a problem is severe.
+    source and patient_id. The audit reports classes tied to sources; patients whose images differ in split, source or
+    label; exact duplicates and near-duplicates; and how well simple models predict label and source from features that
+    should not matter, such as the image's border. It names images whose label is probably wrong, and images that are
+    probably blank, badly exposed, turned, inverted or not of a chest. The exit status is 1 if a problem is severe.
 
     If an image may have several findings (--findings; not needed for labels such as Edema|Effusion), each finding is
     checked separately, and the audit reports findings that nearly always occur together.
@@ -64,8 +69,8 @@ def audit(
     audit reports the model's scores on images in which the lungs are hidden, or only the lungs are shown. If the model
     is a run, each image is predicted only by the folds that were not trained on images of the same patient.
 
-    With --lungs, the images are black outside the lungs, or cropped to the lungs, before they are measured. This
-    shows which shortcuts remain.
+    With --lungs, the images are first made black outside the lungs, or cropped to the lungs, and then measured. This
+    shows which shortcuts remain. --lungs cannot be used with --model.
 
     \b
     Examples:
@@ -112,7 +117,7 @@ def audit(
 
 
 def _read(data: Path, outcome: str | None, findings: tuple[str, ...], uncertain: str) -> tuple[Any, Any, Any, Any]:
-    """Return the records, their problems, the findings' names and the outcome's course, for `cvrnet.audit.audit`."""
+    """Return the records, their problems, the names of findings, and the patients' events (None without --outcome)."""
     import cvrnet.audit as room
 
     if not outcome:

@@ -14,21 +14,24 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
 @options.output("Folder of the calibrated model, which every command accepts as MODEL.", required=True)
-@click.option("--unlabelled", is_flag=True, help="DATA has no labels: correct only for the shares of the classes.")
+@click.option(
+    "--unlabelled", is_flag=True, help="DATA has no labels: only correct for the estimated shares of the classes."
+)
 @options.inference
 @options.overwrite
 def calibrate(model: str, data: Path, output: Path, **settings: Any) -> None:
     """Calibrate MODEL on DATA, 20 to 200 images of the hospital where the model will be used.
 
-    With labels, the calibration has one temperature, a bias for each class, new thresholds, prediction sets and limits
-    of uncertainty (for --abstain of cvrnet predict). The command prints a table of each score before and after the
+    With labels, the command fits one temperature and a bias for each class, and chooses new thresholds, prediction sets
+    and limits of uncertainty (for --abstain of cvrnet predict). It prints a table of each score before and after the
     calibration, cross-validated by patient, with 95 % intervals.
 
-    Without labels (--unlabelled), the shares of the classes are estimated, and the probabilities are corrected for
-    them (Saerens et al. 2002).
+    Without labels (--unlabelled), the command estimates the shares of the classes, and corrects the probabilities for
+    these shares (Saerens et al. 2002).
 
     In both cases, if MODEL can mark unusual images, the calibrated model marks an image that is less similar to the
-    training images than 95 % of the images in DATA are. Images or patients that the model was trained on are refused.
+    training images than 95 % of the images in DATA are. The command stops with an error if MODEL was trained or
+    validated on an image of DATA, or on another image of the same patient.
 
     The network is not trained: if it cannot distinguish two classes now, it cannot distinguish them afterwards.
 

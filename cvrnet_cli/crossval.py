@@ -31,10 +31,12 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def crossval(
     data: Path | None, output: Path | None, leave_one_source_out: bool, collect: Path | None, **settings: Any
 ) -> None:
-    """Cross-validate a model on DATA: fold k is for testing, fold k+1 for validation, the others for training.
+    """Cross-validate on DATA: train one model for each fold, and test it on this fold.
 
-    Folds are stratified by label and source, and never share a patient. Images with the value test in the manifest's
-    column split are in no fold, and are scored separately. --resume continues an interrupted run.
+    Model k is tested on fold k, validated on the next fold, and trained on the other folds. Folds are stratified by
+    label and source, and never share a patient. The images of --test-source or, without this option, the images with
+    the value test in the manifest's column split are in no fold, and are scored separately. --resume continues an
+    interrupted run.
 
     \b
     Examples:

@@ -8,7 +8,7 @@ import click
 from cvrnet_cli import options
 from cvrnet_cli.output import job_callbacks, print_rows, print_scores, say
 
-# The first three are weighted by support, as in the papers' tables.
+# The first three scores are weighted by support, as in the papers' tables.
 COLUMNS = ("recall", "precision", "f1", "accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
 
 PAIRED = ("model", "score", "class", "one", "other", "difference", "low", "high", "p", "p_holm")
@@ -34,8 +34,8 @@ def evaluate(models: tuple[str, ...], data: Path, output: Path, **settings: Any)
 
     MODEL is a run folder (all its folds as an ensemble), a fold folder, local-dir:FOLDER, hf-hub:user/repo[@rev] or
     FILE.onnx. DATA is a folder with one sub-folder for each class, or a CSV manifest. Classes are matched by name: DATA
-    may lack some of the model's classes, but may not have others. Images that cannot be read are named and left out,
-    and the exit status is then 1.
+    may lack some of the model's classes, but may not have other classes. Images that cannot be read are named and left
+    out, and the exit status is then 1.
 
     \b
     Examples:

@@ -55,8 +55,8 @@ def explain(
 
     MODEL is a run folder (its folds' maps are averaged), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
     Each image gets an overlay in the image's size, and a figure of the input and the maps of the whole network, of each
-    encoder and, with --all, of each head. A map that is zero or flat is not drawn; the command names it
-    instead. The exit status is 1 if an image cannot be read or an overlay cannot be drawn.
+    encoder and, with --all, of each head. A map that is zero or flat is not drawn: the figure says why, and the command
+    reports the missing overlay. The exit status is 1 if an image cannot be read or an overlay cannot be drawn.
 
     With --measure, PATH is one data set with lung_mask or lesion_mask columns. The command reports how much of each map
     lies inside these masks, and compares that with chance and with a network that has random weights.

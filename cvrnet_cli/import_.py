@@ -34,8 +34,8 @@ def import_(name: str, folder: Path, output: Path, style: str, **settings: Any) 
 
     NAME is nih, chexpert, mimic-cxr-jpg, padchest, rsna, vindr, covidx, covid-radiography, kermany (or
     paultimothymooney), cohen or generic (one sub-folder for each class, or one CSV file). Nothing is downloaded, copied
-    or changed. The manifest has the labels or findings, the official split and, if the data set has them, patient,
-    view, sex, age, day of the image and lesion boxes. The command prints a table that compares the numbers of images
+    or changed. The manifest has the labels or findings and, if the data set has them, official split, patient, view,
+    sex, age, day of the image and lesion boxes. The command prints a table that compares the numbers of images
     found with the numbers that the authors published.
 
     \b

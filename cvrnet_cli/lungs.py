@@ -12,12 +12,27 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @click.command(short_help="Find the lungs: train a segmenter on given masks, and write masks for all other images.")
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
-@options.output("Folder for the masks, a manifest of images and masks, quality scores and segmenter.", required=True)
-@click.option("--segmenter", type=options.PATH, help="Earlier output folder, whose segmenter is used.")
+@options.output(
+    "Folder for the masks, the segmenter, quality scores, and a manifest of images and masks.", required=True
+)
+@click.option(
+    "--segmenter", type=options.PATH, help="Output folder of an earlier cvrnet lungs, whose segmenter is used."
+)
 @click.option("--folds", "n_folds", type=click.IntRange(2), default=5, help="Number of cross-validation folds.")
 @click.option("--epochs", type=click.IntRange(1), default=25, help="Number of training epochs.")
-@click.option("--img-size", "size", type=click.IntRange(64, 512), default=160, help="Height and width in pixels.")
-@click.option("--phantoms", type=click.IntRange(0), default=0, help="Synthetic images for training: 0, or 12 or more.")
+@click.option(
+    "--img-size",
+    "size",
+    type=click.IntRange(64, 512),
+    default=160,
+    help="Height and width of the segmenter's input in pixels, a multiple of 32.",
+)
+@click.option(
+    "--phantoms",
+    type=click.IntRange(0),
+    default=0,
+    help="Number of synthetic images added to the training images: 0, or 12 or more.",
+)
 @options.seed
 @options.device
 @options.amp
@@ -55,7 +70,7 @@ def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
     else:
         print_rows([*rows, {"masks": "problems", "images": len(found["problems"])}], style=style)
     if found["implausible"]:
-        say(f"{found['implausible']} masks are implausible: these pictures are used whole, see {output / 'masks.csv'}")
+        say(f"{found['implausible']} masks are implausible: their images are used whole, see {output / 'masks.csv'}")
     say(f"\nLook at {output / 'lungs.png'}. Next, one of:")
     say(f"  cvrnet train {data} -o run --lungs crop --segmenter {output}")
     say(f"  cvrnet train {output / 'manifest.csv'} --images {found['images_root']} -o run --lungs crop")

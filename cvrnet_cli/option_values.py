@@ -70,4 +70,6 @@ def targets(text: str) -> float | dict[str, float]:
             return float(text)
         return {name: float(value) for name, value in (item.rsplit("=", 1) for item in names(text))}
     except ValueError as error:
-        raise click.BadParameter(f"{text!r}; expected a number such as 0.9, or CLASS=0.9,CLASS=0.95") from error
+        raise click.BadParameter(
+            f"{text!r}; expected a number such as 0.9, or a number for each class, such as CVP=0.95,NCP=0.9"
+        ) from error

@@ -138,7 +138,7 @@ MODEL: list[tuple[str, Any, Any, str]] = [
         "--encoder-weights",
         names,
         "",
-        "Files of encoders' weights: FILE if there is one encoder, otherwise NAME=FILE for each encoder",
+        "Files of encoders' weights: FILE if there is one encoder, otherwise NAME=FILE for each encoder with a file",
     ),
     ("--model-kwargs", key_values, "", "Further arguments of the model, such as scales=deepest,drop_path_rate=0.1"),
 ]
@@ -149,7 +149,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         True,
         "Start from ImageNet weights, from an installed package or the Hugging Face Hub",
     ),
-    ("--class-weights/--no-class-weights", bool, True, "Weight the loss of class j, of N_j images, by N_max / N_j"),
+    ("--class-weights/--no-class-weights", bool, True, "Multiply the loss of a class of N images by N_max / N"),
     ("--img-size", click.IntRange(32, 6000), 224, "Height and width in pixels"),
     ("--in-chans", int, 3, "1 for grey images, 3 for RGB"),
     (
@@ -159,7 +159,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "Filter that resizes the images (without keeping the aspect ratio). auto: the filter of a CVR-Net or of a "
         "trained model; nearest for other models",
     ),
-    ("--grey-version", click.IntRange(1, 2), 2, "Rule for reducing more than 8 bits to 8 bits; 1: as in cvrnet 0.1"),
+    ("--grey-version", click.IntRange(1, 2), 2, "Rule for reducing images to 8 bits; 1: as in cvrnet 0.1"),
     ("--any-body-part/--no-any-body-part", bool, False, _ANY_BODY_PART),
     (
         "--lungs",
@@ -169,7 +169,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "trained with this setting stores it, and every command applies it",
     ),
     ("--lungs-margin", click.FloatRange(0, 0.5), 0.05, "Margin around the lungs, as a share of an image's longer side"),
-    ("--segmenter", str, "", "With --lungs: folder of `cvrnet lungs`, whose segmenter finds missing lung masks"),
+    ("--segmenter", str, "", "With --lungs: output folder of `cvrnet lungs`, whose segmenter finds missing lung masks"),
     ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
     ("--grad-accum", click.IntRange(1), 1, "Number of parts into which a batch is split to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
@@ -184,13 +184,13 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         0,
         "all: train only the heads, on features computed once; N: only the heads for the first N epochs",
     ),
-    ("--views", click.IntRange(1), 1, "With --freeze all: train on each image and N-1 augmented copies of it"),
+    ("--views", click.IntRange(1), 1, "With --freeze all: versions of each image (itself and augmented copies)"),
     (
         "--findings",
         names,
         "",
         "Names of findings, if an image may have several; auto: all findings in the column label (Edema|Effusion) "
-        "or, without labels, all columns of 1 and 0",
+        "or, if there are no labels, all columns of 1 and 0",
     ),
     (
         "--uncertain",
@@ -202,8 +202,8 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--unit",
         click.Choice(["image", "study", "patient"]),
         "image",
-        "What has a label: each image, or each bag, that is, all images with one study_id or one patient_id (a volume "
-        "is a study). For bags, the encoders are frozen by default",
+        "What has a label: each image, or each bag. A bag is all images with the same study_id (study; a volume is a "
+        "study) or the same patient_id (patient). For bags, the encoders are frozen by default",
     ),
     ("--pooling", click.Choice(["attention", "mean", "max"]), "attention", "How the images of a bag are combined"),
     ("--time/--no-time", bool, True, "For bags: use the column day, so that the model sees order and trend"),
@@ -229,7 +229,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         14.0,
         "With --outcome: the label is yes if the event comes within this many days",
     ),
-    ("--max-pos-weight", click.FloatRange(1), 10.0, "Largest factor of the loss for images with a rare finding"),
+    ("--max-pos-weight", click.FloatRange(1), 10.0, "Upper limit of the loss weight of images with a rare finding"),
     ("--lr-factor", float, 0.9, "The learning rate is multiplied by this factor to reduce it"),
     ("--lr-patience", click.IntRange(1), 12, "Reduce the learning rate after this many epochs without improvement"),
     ("--patience", click.IntRange(1), 25, "Stop after this many epochs without improvement"),
@@ -256,7 +256,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
 
 
 def _setting(flag: str, kind: Any, default: Any, text: str) -> Decorator:
-    """Make an option of training. Without the option, its value is None, because the defaults depend on the recipe."""
+    """Make an option of training. If it is not given, its value is None, because the defaults depend on the recipe."""
     shown = {"True": "on", "False": "off"}.get(str(default), default)
     return click.option(
         flag, type=kind, default=None, help=f"{text}." + (f"  [default: {shown}]" if shown != "" else "")
@@ -272,7 +272,7 @@ protocol = _group(
         help="Protocol that sets the defaults of the other options. paper: as in the papers; notebook: as in the "
         "authors' notebook; modern: paper, with a moving average of the weights and label smoothing; frozen: for "
         "frozen encoders; studies: for bags (see --unit).  "
-        "[default: studies with --unit study or patient, frozen with --freeze all, otherwise paper]",
+        "[default: studies for bags with frozen encoders, frozen with --freeze all, otherwise paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )

@@ -35,7 +35,7 @@ def train(data: Path, output: Path, **settings: Any) -> None:
     config, job = options.training_config(settings)
     with job_callbacks(config) as callbacks:
         metrics = run(data, output, config, callbacks=callbacks, **job)
-    if metrics:  # only the main process of a distributed run has them
+    if metrics:  # only the main process of a distributed run has metrics
         print_scores(metrics)
         say(f"\nThe report is {output / 'report.html'}; the model and its results are beside it.")
         say(f"Next:\n  cvrnet predict {output} IMAGES")

@@ -16,14 +16,15 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.device
 @options.any_body_part
 def tune(model: str, paths: tuple[str, ...], **settings: Any) -> None:
-    """Find the parts of MODEL that must compute in float32, on images at PATH... that are not training images.
+    """Find the parts of MODEL (a CVR-Net) that must compute in float32 when the other parts compute in bfloat16.
 
-    In bfloat16, a few parts of a network must stay in float32, so that the probabilities hardly change. These parts
-    depend on the weights. The command uses at most 64 of the images to find a small set of parts. With these parts in
-    float32, no probability of these images differs by more than 0.0025 from its value in float32. The set is stored in
-    MODEL's config.json. In bfloat16, cvrnet predict is then usually faster than before. After a training in bfloat16,
-    cvrnet train and crossval do the same with the validation images, if there are at least 32, but not for models that
-    classify all images of a study or patient together.
+    A few parts, which depend on the weights, must stay in float32, so that the probabilities hardly change. The command
+    finds a small set of parts, using at most 64 of the images at PATH..., which should not be training images. With
+    this set in float32, no probability of these images differs by more than 0.0025 from its value in float32; if no
+    set reaches this limit, a message says so. The set is stored in MODEL's config.json. In bfloat16, cvrnet predict is
+    then usually faster than before. After a training in bfloat16, cvrnet train and crossval do the same with the
+    validation images, if there are at least 32, but not for models that classify all images of a study or patient
+    together.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Put the papers' head on a timm backbone: one block of dense layers per feature map, whose softmaxes are averaged.
+"""Put the papers' head on a timm backbone: a block of dense layers per feature map; average the blocks' softmaxes.
 
 python reuse_head.py
 """
@@ -11,7 +11,7 @@ from cvrnet.heads import MultiScaleAveragingHead
 
 
 class Voting(nn.Module):
-    """A timm backbone whose feature maps are classified by one block of dense layers each."""
+    """A timm backbone, and a block of dense layers for each of its feature maps; the blocks' softmaxes are averaged."""
 
     def __init__(self, backbone: str, num_classes: int) -> None:
         super().__init__()

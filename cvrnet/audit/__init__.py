@@ -1,9 +1,9 @@
-"""Find out what a data set can and cannot show, before any training.
+"""Audit a data set before training: look for shortcuts, copies, wrong labels and other problems.
 
 Needs scikit-learn, OpenCV and cleanlab: ``pip install cvrnet[audit]``.
 """
 
-# Import the old module first: if it were imported later, it would replace the function held_out of this package.
+# Import the old module first: a later import of this module would replace this package's function held_out.
 import cvrnet.audit.held_out  # noqa: F401
 from cvrnet.audit.audit_data import (
     audit,

@@ -23,7 +23,7 @@ class Alignment:
     correlation: float  # correlation of the fine details where the pictures overlap, -1 to 1
     overlap: float  # area of the overlap, as a share of the smaller picture
     matches: int  # number of features that agree on one affine map
-    variant: str  # the change of the first picture, a key of VARIANTS
+    variant: str  # the change that was applied to the first picture, a key of VARIANTS
 
     @property
     def same(self) -> bool:
@@ -42,11 +42,14 @@ def align(
     descriptors: tuple[np.ndarray, ...],
     variant: str = "as it is",
 ) -> Alignment | None:
-    """Align the second picture, uint8 (h, w), with the first (H, W); return None if no affine map fits.
+    """Align the second picture, uint8 (h, w), with the first, uint8 (H, W), and return how well they match.
 
-    ``points`` (n, 2) and ``descriptors``, uint8 (n, 128), are the local features of the first and of the second
-    picture. ``variant``, a key of `VARIANTS`, names a change. Before the comparison, this function applies the change
-    to the first picture, its points and its descriptors.
+    ``points`` are two arrays (n, 2), and ``descriptors`` two arrays, uint8 (n, 128): the local features of the first
+    and of the second picture. ``variant``, a key of `VARIANTS`, names a change. Before the comparison, this function
+    applies the change to the first picture, its points and its descriptors.
+
+    The result is None if no plausible affine map fits at least `MIN_MATCHES` features, if fewer than 400 pixels
+    overlap, or if a picture is constant in the overlap.
     """
     if min(len(p) for p in points) < MIN_MATCHES:
         return None
@@ -116,7 +119,7 @@ def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[
 def _details(picture: np.ndarray) -> np.ndarray:
     """Keep the details finer than about six pixels, and scale them to equal local contrast.
 
-    This removes the exposure and the gross anatomy.
+    This removes the brightness and the gross anatomy.
     """
     values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     values -= cv2.GaussianBlur(values, (0, 0), 4)

@@ -59,8 +59,8 @@ def read_audited(
 ) -> tuple[list[Record], list[str], list[str]]:
     """Read the images that can be audited; also return a line for each unusable row, and the findings' names.
 
-    Unlike `cvrnet.data.read_records`, this function accepts patients in two splits, and a single class: the audit
-    reports both. ``say`` is as in `read_records`.
+    Unlike `cvrnet.data.read_records`, this function accepts a patient in two splits (the audit reports such patients)
+    and a data set of one class. ``say`` is as in `read_records`.
 
     Images have one label each, or may have several findings, such as edema. They may have several findings in three
     cases: ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there
@@ -97,8 +97,9 @@ def read_outcome_audited(
 ) -> tuple[list[Record], list[str], Course]:
     """Read the images that can be audited, and label each ``yes`` or ``no``: whether its patient had the event.
 
-    Also return a line for each row or patient that cannot be used, and the `Course` (what is known of the patients'
-    events). Images from after the event are kept. Images of patients whose outcome is not known are left out.
+    ``column`` has the day of the event, or yes and no. Also return a line for each row or patient that cannot be used,
+    and the `Course` (the patients' known events). Images from after the event are kept; images of patients whose
+    outcome is not known are left out.
 
     Raises:
         DataError: No image is left.
@@ -134,7 +135,7 @@ def audit(
 ) -> list[Finding]:
     """Return all results of the audit (`Finding`) about labels, sources, patients and images, the worst first.
 
-    If images may have several findings in the radiological sense, such as edema, each of them is checked by itself.
+    If images may have several radiological findings, such as edema, each radiological finding is checked by itself.
     Checks that need one label for each image compare the images with any finding to the images without a finding.
 
     Args:
@@ -147,8 +148,7 @@ def audit(
         workers: Number of threads that read images.
         examination: Collects the predictions of a trained model, which are then also audited.
         any_body_part: Also read DICOM files that are not of the chest.
-        features: Compute the features of a network. Without features, the audit does not search for wrong labels, or
-            for pictures that are unlike the others.
+        features: Compute features of the images with a network; wrong labels and odd pictures need features.
         finder: Blacks out everything outside the lungs, or crops the images to the lungs, before the images are
             measured. Features are always computed from whole pictures.
         progress: Called after each image with the number of images read and the total.
@@ -266,7 +266,7 @@ def check_audit_folder(folder: Path, overwrite: bool) -> bool:
     """Return whether a folder holds an earlier audit, which the new audit will replace.
 
     Raises:
-        UserError: The folder holds an audit and ``overwrite`` is False, or its audit.json was not written by an audit.
+        UserError: The folder has an audit.json, and ``overwrite`` is False or the file was not written by an audit.
     """
     path = folder / AUDIT
     if not path.exists():

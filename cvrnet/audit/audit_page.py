@@ -21,7 +21,7 @@ def render_page(findings: Sequence[Finding], records: Sequence[Record], title: s
     """Return the page as HTML: the findings in their order, with thumbnails of the records that they name.
 
     ``findings`` are the results of the audit. If images may have several radiological findings, such as edema,
-    ``names`` are the names of these.
+    ``names`` are the names of these radiological findings.
     """
     by_name = {record.name: record for record in records}
     classes = count(len({record.label for record in records}), "class", "classes")
@@ -65,7 +65,7 @@ def _label_by_source(rows: Sequence[Row]) -> Table:
 
 
 def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
-    """Make a table of the most frequent findings: which share of a finding's images (row) also has another (column)."""
+    """Make a table of the most frequent findings: the share of the row's images that also have the column's finding."""
     names = sorted(images, key=lambda name: -images[name])[:MAX_NAMES]
     both = {
         pair: row["both"] for row in rows for pair in ((row["first"], row["second"]), (row["second"], row["first"]))

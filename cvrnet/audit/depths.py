@@ -1,4 +1,4 @@
-"""Among the files of more than 8 bits, find those that use another number of bits than most."""
+"""Find files of more than 8 bits that use another number of bits than most files of more than 8 bits."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> l
 
 
 def clusters(copies: Iterable[Copy], n: int) -> list[list[int]]:
-    """Group the images that copies connect; the indices in each group ascend.
+    """Group the images (indices below ``n``) that are connected by pairs of copies; the indices in each group ascend.
 
     >>> clusters([Copy(0, 3, "near"), Copy(3, 4, "near"), Copy(1, 2, "file")], 6)
     [[0, 3, 4], [1, 2]]

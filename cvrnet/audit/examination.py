@@ -34,7 +34,7 @@ class Views(NamedTuple):
 
 
 class Examination:
-    """Collects predictions batch by batch. It keeps all probabilities in memory, but few images (see `add`).
+    """Predicts the views of images, batch by batch. It keeps all probabilities in memory, but few images (see `add`).
 
     All models must have equal classes and preprocessing. `of` maps the name of an image to the indices of the models
     that predict it; the probabilities of these models are averaged. Images without an entry in `of` are skipped.
@@ -53,9 +53,9 @@ class Examination:
 
     @classmethod
     def from_pretrained(cls, model: str | Path, records: Sequence[Record], device: str = "auto") -> Examination:
-        """Load the models that the command line's argument MODEL names, such as a run folder.
+        """Load the models of a run or fold folder, of ``local-dir:FOLDER`` or of ``hf-hub:user/repo``.
 
-        Each image is predicted only by models that were not trained on its patient.
+        If the training images are known, each image is predicted only by models that were not trained on its patient.
 
         Raises:
             UserError: The model cannot be loaded, or it is a model of findings (an image may have several).

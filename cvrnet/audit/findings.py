@@ -19,10 +19,10 @@ class Finding:
     Elsewhere in this package, a finding is what a radiologist finds in an image, such as edema.
     """
 
-    code: str  #: a stable name, such as ``label-source``; a scope may follow after a colon
+    code: str  #: a stable name; after a colon may follow what it is about, as in ``class-source:NOR``
     severity: Severity  #: ``severe`` (results from this data set will mislead), ``warning`` (look at it), or ``note``
     sentence: str  #: what was found
-    figures: Mapping[str, Any] = field(default_factory=dict)  #: numbers by name; ``table`` is a list of rows
+    figures: Mapping[str, Any] = field(default_factory=dict)  #: values by name; ``table`` is a list of rows
     files: tuple[str, ...] = ()  #: names of the images concerned, as in the manifest
     advice: str = ""  #: what to do about it; ``""`` if nothing is needed
 
@@ -32,7 +32,7 @@ class Finding:
 
 
 class Estimate(NamedTuple):
-    """A value and its 95 % interval, from resampling patients."""
+    """A value and the lower and upper end of its 95 % interval."""
 
     value: float
     low: float

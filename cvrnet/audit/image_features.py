@@ -19,10 +19,11 @@ SIZE = 160  # pixels; at 224, features take twice the time
 
 
 def image_features(records: Sequence[Record], any_body_part: bool = False) -> np.ndarray | str:
-    """Return mean and standard deviation of each feature map over space, float32 (n, 2, d), or why they are missing.
+    """Return features of the images, float32 (n, 2, d), or a text that says why there are no features.
 
-    The d maps are the feature maps of EfficientNet-Lite0 (ImageNet). Each number is standardised over the images. The
-    features are stored in the folder of `ImageCache`, so a second audit does not compute them again.
+    The features are the mean and the standard deviation, over space, of each of the d feature maps of
+    EfficientNet-Lite0 (ImageNet). Each number is standardised over the images. The features are stored in the folder of
+    `ImageCache`, so a second audit does not compute them again.
     """
     if len(records) < MIN_IMAGES:
         return f"this needs at least {MIN_IMAGES} images"

@@ -56,8 +56,8 @@ def neighbours(
 ) -> Iterator[tuple[int, int, str]]:
     """Yield pairs of images that share many features, and the variant of the first image that the second resembles.
 
-    The descriptors are uint8 (N, MAX_FEATURES, 128). ``numbers`` (N,) are the numbers of features: of image i, the
-    first ``numbers[i]`` descriptors are used. ``images`` (M,) are the indices of the images that are compared, each
+    The descriptors are uint8 (N, MAX_FEATURES, 128). Image i has ``numbers[i]`` features, so only the first
+    ``numbers[i]`` of its descriptors are used. ``images`` (M,) are the indices of the images that are compared, each
     with the other M - 1.
     """
     words = _vocabulary(descriptors, numbers, images, seed)

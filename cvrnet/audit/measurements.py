@@ -77,7 +77,7 @@ def measure(
     any_body_part: bool = False,
     finder: LungFinder | None = None,
 ) -> tuple[Measurements, list[tuple[Record, str]]]:
-    """Measure the images that can be read; also return the other images, each with the reason.
+    """Measure the images that can be read; also return the images that cannot be read, each with the reason.
 
     Every image is read once. The large arrays, about 70 kB per image, are in a file in ``folder``. The other arguments
     are those of `cvrnet.audit.audit`; ``examination`` gets each decoded image. With ``finder``, images are masked or

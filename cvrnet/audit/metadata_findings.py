@@ -1,4 +1,4 @@
-"""Make findings from the manifest alone, without opening an image: labels by source, and patients."""
+"""Make findings from the manifest alone, without opening an image: about labels, sources and patients."""
 
 from __future__ import annotations
 
@@ -89,7 +89,10 @@ def label_table(
 
 
 def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[Finding]:
-    """Return a finding if nearly all images of a class are from one source; ``images`` (sources,) are counts."""
+    """Return one finding, in a list, if nearly all images of a class are from one source; otherwise an empty list.
+
+    ``images`` are the numbers of images of the class in each of the ``sources``, (sources,).
+    """
     share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[int(images.argmax())]
     if share < MOSTLY:
         return []
@@ -117,7 +120,7 @@ def association(table: np.ndarray, rows: list[dict[str, Any]], what: str) -> Fin
 
 
 def patient_findings(records: Sequence[Record]) -> list[Finding]:
-    """Find images without a patient id, and patients with images in several splits, labels or sources."""
+    """Find images without a patient id, ids with too many images, and patients in several splits, labels or sources."""
     findings = []
     if without := tuple(r.name for r in records if not r.patient_id):
         severity = grade(severe=len(without) == len(records), warning=True)

@@ -15,9 +15,11 @@ from cvrnet.data.splits import patient_keys
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.bootstrap import exact_interval, mean_interval
 
-MIN_MASKED = 5  # least number of patients of a class with lung masks; other classes are left out
-MARGIN = 0.05  # a score without the lungs is severe if it is this far above chance
-GAP = 0.1  # severe if the errors of two sources are this far apart; warning if confidence is this far above accuracy
+MIN_MASKED = 5  # least number of a class's patients who have lung masks; classes with fewer are left out
+MARGIN = 0.05  # severe if the interval of a score without the lungs starts more than this above chance
+# Severe if the intervals of two sources' errors are further apart than this; warning if the interval of a source's
+# calibration gap (mean confidence minus accuracy) starts above this.
+GAP = 0.1
 
 
 def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:

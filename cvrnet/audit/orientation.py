@@ -15,16 +15,17 @@ WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TUR
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return two arrays: for each picture, the margin of the best way other than upright, and the index of this way.
+    """Return how much better than upright a turned or inverted way fits each picture, and which way this is.
 
-    Both arrays are (n,). `WAYS` lists the ways in which a picture can be stored; the index is an index into this list.
-    Each way has a fit, explained below. The margin is the fit of the best way other than upright, minus upright's fit.
+    `WAYS` lists the ways in which a picture can be stored. Each way has a fit for each picture (explained below). The
+    first result has the margins (n,): the fit of the best way other than upright, minus the fit of upright. The second
+    result has the indices of these best ways in `WAYS`, (n,).
 
-    ``pictures`` are (n, side, side); side is a multiple of `SIDE`. Each picture gets eight copies, each changed in a
-    different way. Ridge regression learns to predict in which way a copy was changed, and then scores the copies of
-    patients that it was not trained on. If a picture is stored in way w, its copy changed in way v looks like an
-    upright picture that was changed in way w and then in way v. So the fit of way w is a mean over the eight copies:
-    for the copy changed in way v, the score of the way that results from w followed by v.
+    ``pictures`` are (n, side, side); side is a multiple of `SIDE`. ``patients`` are (n,). Each picture gets eight
+    copies, each changed in a different way. Ridge regression learns to predict in which way a copy was changed, and
+    then scores the copies of patients that it was not trained on. If a picture is stored in way w, its copy changed in
+    way v looks like an upright picture that was changed in way w and then in way v. So the fit of way w is a mean over
+    the eight copies: for the copy changed in way v, the score of the way that results from w followed by v.
 
     The margin is about 2 for an inverted film, 1 for a turned film, and -1 for a correct film. It is near 0 if the
     classifier cannot distinguish the copies, for example with few pictures, or with pictures that are not radiographs.

@@ -1,4 +1,4 @@
-"""Make findings about a data set of an outcome: films from after the event, and prediction by the view (AP or PA)."""
+"""Make findings about outcomes: films from after the event, and how well the view (AP or PA) predicts the event."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _view_findings(records: Sequence[Record], column: str) -> list[Finding]:
         f"The view alone (AP or PA) predicts {column} with AUC {found}: {yes:.0%} of the films of patients with the "
         f"event are AP, and {no:.0%} of the other films."
     )
-    advice = "A bedside film is a sign of severity: compare models with the view alone, and score them within one view."
+    advice = "A bedside film is a sign of severe disease: compare models with this AUC, and score them within one view."
     severity = grade(severe=False, warning=bounds is not None and found.low > 0.5)
     figures = {"auc": found.value, "ap_yes": yes, "ap_no": no}
     return [Finding("view-outcome", severity, sentence, figures, advice=advice)]

@@ -49,7 +49,7 @@ class Probe:
     """The cross-validated scores of one simple model; folds keep patients together."""
 
     probe: str  # a key of WHAT
-    auc: Estimate  # AUC of each class against the others, as the mean over the classes
+    auc: Estimate  # AUC of each class against the other classes, averaged over the classes
     auc_permuted: float  # the mean AUC of this model on permuted labels
     balanced_accuracy: Estimate  # mean recall over the classes
     best_class: str  # the class with the highest AUC
@@ -84,7 +84,7 @@ def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 
 def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> list[Probe]:
-    """Run all probes on these targets; return an empty list if there are too few groups (see `probe`)."""
+    """Run every probe on these targets, as in `probe`; return an empty list if fewer than two groups are left."""
     groups = _select(measured, np.asarray(targets), seed)
     return [_probe(measured, name, groups, seed) for name in WHAT] if len(groups.classes) > 1 else []
 
@@ -94,8 +94,8 @@ def probe(measured: Measurements, name: str, targets: Sequence[str], *, seed: in
 
     `targets` has the group of each image, such as its label or source. Images with the target ``""`` are left out, and
     so are groups of fewer than `MIN_PATIENTS` patients. If there are more than `MAX_IMAGES` images, patients are drawn
-    at random until their images reach this number. The result is None if fewer than two groups are left. ``seed`` is
-    the seed of all random choices.
+    at random until their images reach this number. The result is None if fewer than two groups are left. ``name`` is
+    the kind of feature, a key of `WHAT`; ``seed`` is the seed of all random choices.
     """
     groups = _select(measured, np.asarray(targets), seed)
     return _probe(measured, name, groups, seed) if len(groups.classes) > 1 else None
@@ -190,7 +190,7 @@ def _forest(known: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.
 
 
 def _ridge(known: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
-    """As `_forest`, by a linear model."""
+    """As `_forest`, but with ridge regression, a linear model."""
     margin = RidgeClassifier(alpha=len(y) / 2, class_weight="balanced").fit(known, y).decision_function(new)
     return softmax(np.stack([-margin, margin], axis=1) if margin.ndim == 1 else margin, axis=1)
 

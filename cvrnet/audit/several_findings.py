@@ -27,7 +27,7 @@ Pairs = dict[str, np.ndarray]
 
 
 def several_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Finding]:
-    """Return the results of the audit about findings of the images; no pixels are read.
+    """Return the results of the audit about the radiological findings of the images; no pixels are read.
 
     ``truth`` says which images have which of the C findings, (N, C); see `cvrnet.data.findings.finding_truth`.
     """
@@ -183,15 +183,15 @@ def any_finding(single: Sequence[Record]) -> Finding:
     having = sum(r.label == SOME_FINDING for r in single)
     sentence = (
         f"Checks that need one label compare the {count(having, 'image')} with any finding to the "
-        f"{len(single) - having:,} without a finding; each finding is also compared by itself."
+        f"{len(single) - having:,} without a finding; each finding is also checked by itself."
     )
     return Finding("any-finding", "note", sentence, {"with": having, "without": len(single) - having})
 
 
 def odd_column_findings(records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
-    """Return a warning for each column that is probably meant as a radiological finding, but has cells of other kinds.
+    """Return a warning for each column that is probably meant as a radiological finding, but has unusable cells.
 
-    If the labels name the findings, no column is checked, and the list is empty.
+    Usable cells are 1, 0, -1 or empty. If the labels name the findings, no column is checked, and the list is empty.
     """
     if not {*names} <= {column for record in records for column in record.metadata}:
         return []

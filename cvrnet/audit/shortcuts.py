@@ -16,7 +16,7 @@ from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
 SEVERE_AUC = 0.75  # severe: without lung, the 95 % interval of the best class's AUC starts at this value or above
-MARGIN = 0.05  # an AUC must be more than this above chance to count; smaller differences can come from the folds
+MARGIN = 0.05  # an AUC's interval must start more than this above chance; smaller differences can come from the folds
 SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
 MAX_STRATA = 8  # maximum number of groups (images of one source and label) that are compared pair by pair
 MAX_FINDINGS = 15  # maximum number of findings that are probed; the findings with the most patients are chosen
@@ -74,7 +74,10 @@ def finding_probes(measured: Measurements, names: Sequence[str], truth: Truth, s
 
 
 def best_rule(measured: Measurements) -> Finding | None:
-    """Find the threshold on the image's size or aspect that best separates one class from the others."""
+    """Find the threshold on the image's size or aspect that best separates one class from the others.
+
+    The result is None if no threshold separates a class, or if there are too few images.
+    """
     labels = np.array([r.label for r in measured.records])
     height, width = np.array([facts.size for facts in measured.facts], np.float64).T
     numbers = {
@@ -133,7 +136,7 @@ def _summary(found: list[Probe], code: str, start: str, severity: Severity, **sc
 
 
 def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
-    """Report how well ridge regression on 32x32 pixels separates all classes, and pairs of source and label."""
+    """Report how well ridge regression on 32x32 pixels separates all classes, or two groups (source and label)."""
     groups = [f"{r.source}\t{r.label}" for r in measured.records]
     patients = Counter(group for group, _ in set(zip(groups, patient_keys(measured.records), strict=True)))
     large = sorted(group for group, n in patients.most_common(MAX_STRATA) if n >= MIN_PATIENTS)

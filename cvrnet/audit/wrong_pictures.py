@@ -23,7 +23,7 @@ OUTLIER = 5.5  # robust standard deviations; the oddest of 1,552 radiographs had
 MIN_NEIGHBOURS, NEAR = 10, 0.05  # number of neighbours: this share of the images, but at least MIN_NEIGHBOURS
 MAX_REFERENCES = 3000  # images among which neighbours are searched, so the cost grows in proportion to the data set
 
-ADVICE = "Look at these images: remove pictures that are not chest radiographs; rotate, invert or re-export others."
+ADVICE = "Look at these images: remove those that are not chest radiographs; rotate, invert or re-export the rest."
 
 
 def wrong_picture_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:

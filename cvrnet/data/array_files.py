@@ -16,20 +16,20 @@ from cvrnet.errors import UserError
 from cvrnet.files import image_cache_folder, write_private
 
 FORMAT_VERSION = (
-    2  #: increase it when `read_image` or `resize_image` returns other pixels; older entries then count as missing
+    2  #: increase it if `read_image` or `resize_image` is changed to return other pixels; then no old entry is used
 )
 _HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
 
 
 class ArrayFiles:
-    """Stores one array for each image, each in its own small file.
+    """Stores one array for each image, each in its own small file, the image's entry.
 
-    The file's name is made from the image's path and ``settings``, a text of all settings that the array depends on. So
-    arrays of several kinds can share one ``folder`` (None is the default cache folder). ``shape`` is (height, width,
-    channels). The file contains a header with the modification time and size of the image, then the array. If the image
-    has changed, its entry counts as missing. Entries are written atomically, so several processes of one user may read
-    and write the folder at once. Other users cannot read the folder, because its entries are patients' images. The
-    folder may be deleted at any time.
+    The name of an entry is made from the image's path and ``settings``, a text of all settings that the array depends
+    on. So arrays of several kinds can share one ``folder`` (None is the default cache folder). ``shape`` is (height,
+    width, channels). An entry contains a header with the modification time and size of the image file, then the array.
+    If the image has changed, its entry counts as missing. Entries are written atomically, so several processes of one
+    user may read and write the folder at once. Other users cannot read the entries, because these are images of
+    patients. The folder may be deleted at any time.
 
     ``version_of`` is for arrays that also depend on another file, such as a mask. It takes the image's path and returns
     a text that changes when the other file changes.

@@ -17,11 +17,11 @@ from cvrnet.errors import UserError
 class Augmentation:
     """Rotates, shifts and flips the resized image at random (v2 section 5.2).
 
-    The two papers (v1 and v2, see docs/training.md) give neither the largest rotation and shift nor the fill of the
-    empty part of the frame. The defaults are 15 degrees and a tenth of the width or height. The empty part is filled by
-    repeating the pixels at the edge, as Keras does by default. The interpolation is nearest neighbour, so no new grey
-    value appears. v2 gives both flips "probability 1", which we read as Keras's random flip: each happens with
-    probability 0.5.
+    The two papers (v1 and v2, see docs/training.md) do not say how large a rotation or shift may be, or how to fill the
+    part of the frame that the moved image leaves empty. The defaults are 15 degrees and a tenth of the width or height.
+    The empty part is filled by repeating the pixels at the image's edge, as Keras does by default. The interpolation is
+    nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read as Keras's
+    random flip: each flip happens with probability 0.5.
     """
 
     rotation_p: float = 0.45  #: probability that the image is rotated
@@ -70,7 +70,7 @@ def change(images: Tensor, changes: Tensor) -> Tensor:
     if not changes.any():
         return images
     height, width = images.shape[-2:]
-    # The changes go to the device after this test, because a test on a GPU would wait for the GPU.
+    # The changes are copied to the device only after the test above, because a test on a GPU would wait for the GPU.
     angle, across, down, flip_x, flip_y = (
         column.view(-1, 1, 1) for column in changes.to(images.device, non_blocking=True).T
     )

@@ -26,9 +26,9 @@ class ImageCache:
 
     ``size`` is (height, width) in pixels. ``mode``, ``interpolation``, ``grey_version``, ``any_body_part`` and
     ``ct_window`` are as in `read_image` and `Preprocessing`. The environment variable CVRNET_CACHE names the default
-    ``folder``; without this variable, the default is inside the platform's cache folder. An image without an entry is
-    decoded when it is requested, and its entry is then written. With ``lungs``, images are masked or cropped to the
-    lungs before they are resized.
+    ``folder``; without this variable, the default is inside the platform's cache folder. An image that is not in the
+    cache is decoded when it is requested, and then stored. With ``lungs``, images are masked or cropped to the lungs
+    before they are resized.
 
     Raises:
         UserError: The size is impossible, or the mode or interpolation is unknown.
@@ -49,7 +49,7 @@ class ImageCache:
         check_mode(mode)
         check_interpolation(interpolation)
         if len(size) != 2 or min(size) < 1:
-            raise UserError(f"image size {size} is not possible: expected height and width, at least 1")
+            raise UserError(f"image size {size} is not possible: expected (height, width), both at least 1")
         self.size = (int(size[0]), int(size[1]))
         self.mode: Mode = mode
         self.interpolation = interpolation
@@ -97,7 +97,7 @@ class ImageCache:
         An image that is missing from the cache, or has changed, is decoded first.
 
         Raises:
-            ImageError: the image is not in the cache, and cannot be decoded.
+            ImageError: the image file does not exist, or the image is not in the cache and cannot be decoded.
             UserError: the cache cannot be read or written.
         """
         if (image := self._files.read(path)) is None:

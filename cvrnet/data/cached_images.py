@@ -1,7 +1,7 @@
 """The training images as a PyTorch `Dataset`.
 
-This class is not in `cvrnet.training`, because that package imports timm and scikit-learn, which takes seconds. Each
-spawned loader process (Windows, macOS) imports the module of its data set.
+Each spawned loader process (Windows, macOS) imports the module of its `Dataset`. So this module is not in
+`cvrnet.training`, which imports timm and scikit-learn: that takes seconds.
 """
 
 from __future__ import annotations

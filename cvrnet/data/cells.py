@@ -48,7 +48,7 @@ def is_missing(text: str) -> bool:
 
 
 def split_name(text: str) -> str | None:
-    """Return the split that a cell names (``train``, ``val`` or ``test``); ``""`` for an empty cell, None for others.
+    """Return the split that a cell names (``train``, ``val`` or ``test``); ``""`` for an empty cell; else None.
 
     Upper and lower case do not matter. Numbers, and words such as ``set`` or ``chest_xray``, are ignored. Two letters
     such as ``ts`` name a split only beside an ignored word, such as ``images`` in ``imagesTs``.
@@ -88,7 +88,7 @@ def label_problem(label: str) -> str:
 
 
 def spelling_problems(records: Iterable[Record]) -> list[str]:
-    """Return a line for each class whose spellings differ in upper and lower case, blanks, or the order of findings."""
+    """Return a line for each group of labels that differ only in case or blanks, or in the order of their parts."""
     spellings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         text = unicodedata.normalize("NFKC", record.label).casefold()

@@ -1,4 +1,4 @@
-"""Read a data set of folders: their names give the class and split of the images inside, or mark them as masks."""
+"""Read a data set without a manifest: the names of folders give the classes and splits, and say which hold masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def scan_folder(
     """Append each image in a folder, with its problems, to `rows`; return the problems of the folder as a whole.
 
     If ``labelled`` is false, folders give neither classes nor splits. ``volumes`` is as in `walk`. ``say`` is called
-    with a line about masks, a line about files and folders that were passed over, and a line about splits.
+    with up to three lines: about masks, about files and folders that were passed over, and about splits.
     """
     found = walk(root, volumes=volumes)
     masks = {(_mask_kind_of(name), _without_kind(name)): root / name for name in found.masks}

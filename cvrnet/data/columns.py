@@ -47,10 +47,10 @@ def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def plain_names(header: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """Return the header; optional columns get our names if theirs differ only in case, blanks or underscores.
+    """Return the header with our names for optional columns whose names differ from ours only in case or punctuation.
 
-    Without this, a column ``Split`` would be ignored, and its test images would be used for training. If two columns
-    would get the same name, the header is returned unchanged.
+    Blanks and underscores count as punctuation. Without this function, a column ``Split`` would be ignored, and its
+    test images would be used for training. If two columns would get the same name, the header is returned unchanged.
 
     >>> plain_names(["path", "label", "Patient ID", "SPLIT", "Site"], ["patient_id", "split", "source"])
     ['path', 'label', 'patient_id', 'split', 'Site']
@@ -68,8 +68,8 @@ def _letters(name: str) -> str:
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
     """Return why a manifest cannot have this header; ``""`` if it can.
 
-    ``columns`` are the names of all columns of a manifest; path and label come first. The column label is required only
-    if ``labelled``.
+    ``columns`` are our names of all columns, and start with path and label. The column label is required only if
+    ``labelled``.
     """
     if not header:
         return "the manifest is empty"

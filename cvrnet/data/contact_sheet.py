@@ -1,4 +1,4 @@
-"""Draw a contact sheet of a data set: a row of small images for each label from each source."""
+"""Draw a contact sheet of a data set: a row of small images for each pair of label and source."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _BACKGROUND, _INK, _MISSING = 255, 0, 200  # grey levels
 
 
 def write_contact_sheet(path: str | Path, overview: Overview) -> list[str]:
-    """Write a PNG file with up to `COLUMNS` images of each label from each source, of different patients if possible.
+    """Write a PNG file with a row of up to `COLUMNS` images for each pair of label and source.
 
-    The rows are sorted by label and source. If there are more than `MOST_ROWS` rows, only those with the most images
-    are shown.
+    The images of a row are of different patients, if there are enough patients. The rows are sorted by label and
+    source. If there are more than `MOST_ROWS` pairs, only the pairs with the most images are shown.
 
     Returns:
         One line for each image that could not be read, and one more line if some rows are not shown.

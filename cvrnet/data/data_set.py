@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 IMAGES_ROOT, COLUMN_NAMES = "images_root", "columns"
-"""Keys of run.json. (Its key ``images`` is something else: the number of images of each class.)"""
+"""Keys of run.json for `DataSet.images` and `DataSet.columns`. (The key ``images`` of run.json is something else: the
+number of images of each class.)"""
 
 
 @dataclass(frozen=True)

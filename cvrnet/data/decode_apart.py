@@ -35,8 +35,9 @@ _SECONDS, _SECONDS_PER_SAMPLE = 10.0, 1e-6  # JPEG 2000 takes about 6e-8 per sam
 def decode_apart(data: bytes, options: dict[str, Any], samples: int) -> np.ndarray:
     """Call `cvrnet.data.decoder.decode` in a child process, with limits on memory and time.
 
-    ``data`` and ``options`` are the arguments of that function. ``samples`` is the picture's number of pixels times its
-    channels; the limits grow with it.
+    ``data`` and ``options`` are the arguments of ``decode``. ``samples`` is the picture's number of pixels times its
+    number of channels; the limits grow with ``samples``. In a frozen or embedded program, which has no Python
+    interpreter to start, ``decode`` runs in this process without limits.
 
     Raises:
         Refused: The picture needs too much memory or time, the decoder crashed, or this thread belongs to

@@ -1,7 +1,7 @@
 """Read one frame of a DICOM file as the 8-bit picture that a viewer would show. Needs pydicom (extra ``dicom``).
 
-Errors, warnings and logs never contain the value of a tag, which may name a patient. They also never contain pydicom's
-own messages, which may quote tags.
+Errors, warnings and logs never contain text from a tag, which may name a patient, but only numbers, such as the size of
+the image. They also never contain pydicom's own messages, which may quote tags.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def read_frame(
     window. ``mode`` and ``any_body_part`` are as in `read_image`, and ``version`` is its ``grey_version``.
 
     Raises:
-        Refused: The file is not a readable picture of a chest. The message is one line, without any tag's value.
+        Refused: The file is not a readable picture of a chest. The message is one line, without text from tags.
     """
     with quiet():
         header = read_header(path)
@@ -104,11 +104,11 @@ def read_header(path: str | os.PathLike[str], tags: Sequence[str] | None = None)
     """
     with quiet(), refuse_damaged("a damaged or truncated DICOM file"):
         with _HeaderFile(open_regular(path).detach()) as file:
-            # read_file_meta_info takes no file object, and would open a name again, so it gets a file descriptor.
+            # read_file_meta_info takes no file object, and would open a path a second time: give it a file descriptor.
             meta = read_file_meta_info(os.dup(file.fileno()))  # pyrefly: ignore[bad-argument-type]
             # dcmread inflates the whole of a deflated file into memory, without a limit.
             if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                raise Refused("its transfer syntax is not supported: a deflated file; expected one without deflation")
+                raise Refused("the file is deflated, which is not supported; expected another transfer syntax")
             file.seek(0)
             header = dcmread(file, defer_size=4096, specific_tags=None if tags is None else list(tags))
         for name in _SEQUENCES:  # sequences are read later, without the limit of `_HeaderFile`
@@ -190,8 +190,8 @@ def refuse_damaged(reason: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress pydicom's warnings and log messages in this thread, because they may quote tags."""
-    # Set permanently: on exit, catch_warnings would also undo the filters that other threads have set.
+    """Suppress pydicom's log messages in this thread, and its warnings in all threads, because they may quote tags."""
+    # The filter of warnings stays: on exit, catch_warnings would also undo the filters that other threads have set.
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     before = getattr(_thread, "quiet", False)
     _thread.quiet = True

@@ -153,7 +153,7 @@ class Table(NamedTuple):
 
     entries: np.ndarray  #: unsigned integers
     first: int  #: the value that the first entry is for
-    white: float  #: the largest value that entries can have
+    white: float  #: the value that becomes white
 
     def look_up(self, values: np.ndarray) -> np.ndarray:
         """Return the entries for some values; values beyond an end of the table get the entry at that end."""
@@ -166,7 +166,8 @@ def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[fl
 
     A table is usable if its data are not cut off before the entry for the largest of ``values``. ``limits`` are the
     least and the largest value that a pixel of this file could have, whatever the picture contains. If the declared
-    depth does not fit the entries between these limits, the largest of these entries is the table's ``white``.
+    depth does not fit the entries for values between these limits, the largest of these entries is the table's
+    ``white``.
     """
     for item in (header.get(name) or ())[:_MOST_TABLES]:
         table = None

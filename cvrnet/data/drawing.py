@@ -26,11 +26,12 @@ def draw_film(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one film; return its image, uint8 (H, W), and its masks of the lungs and of the lesions, bool (H, W).
 
-    ``label`` (`NOR`, `NCP` or `CVP`, see `cvrnet.data.phantoms`) determines only the lesions: two films that differ
-    only in the label are equal outside the lungs, pixel by pixel. ``patient``, a number, determines the anatomy and the
-    places of the lesions. ``image``, a number, determines pose, exposure, noise and the air in the lungs. ``look``
-    selects one of three looks (``look % 3``), which differ in contrast, noise and the image's width; phantoms use the
-    number of the source (the hospital). ``size`` is the height in pixels. ``severity`` multiplies the lesions' density.
+    ``label`` (`NOR`, `NCP` or `CVP`, see `cvrnet.data.phantoms`) determines only the lesions: two films whose
+    arguments differ only in the label are equal outside the lungs, pixel by pixel. ``patient``, a number, determines
+    the anatomy and the places of the lesions. ``image``, a number, determines pose, exposure, noise and the air in the
+    lungs. ``look`` selects one of three looks (``look % 3``), which differ in contrast, noise and the image's width;
+    phantoms use the number of the source (the hospital) as ``look``. ``size`` is the height in pixels. ``severity``
+    multiplies the lesions' density.
     """
     # One stream of random numbers for each purpose: with a single one, the lesions would shift all later draws, and the
     # label would change the rest of the image.
@@ -50,7 +51,7 @@ def draw_film(
 
 
 class _Anatomy:
-    """The anatomy that all images of a patient share. Each pair is for image left (patient's right) and image right."""
+    """The anatomy that all images of a patient share; in a pair, the side on the left of the image comes first."""
 
     def __init__(self, rng: np.random.Generator):
         apex, base, width = rng.normal(0.1, 0.012), rng.normal(0.72, 0.028), rng.normal(0.36, 0.018)

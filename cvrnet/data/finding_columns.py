@@ -23,7 +23,7 @@ _MEANT_OF_NUMBERS = 0.9  # the least share if all filled cells of the column are
 
 
 def plain_cell(cell: str) -> str:
-    """Return a cell in lower case, without outer blanks, and a number in its shortest form; ``""`` if `is_missing`.
+    """Return a cell in lower case and without outer blanks, numbers in their shortest form; ``""`` if `is_missing`.
 
     >>> plain_cell(" 1.0 "), plain_cell("NaN"), plain_cell("N/A"), plain_cell("True")
     ('1', '', '', 'true')
@@ -37,7 +37,7 @@ def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
     """Return the further columns of a manifest (``Record.metadata``) that are findings, without ``No Finding``.
 
     In such a column, all cells are 1, 0, -1 or empty in the spelling that `plain_cell` returns, and at least one cell
-    equals the argument ``one``.
+    equals the argument ``one``. The columns age, day and follow_up never count as findings.
     """
     allowed = {*CELLS, UNCERTAIN_CELL}
     return [column for column, cells in _columns(records).items() if one in cells.keys() <= allowed]

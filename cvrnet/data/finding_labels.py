@@ -9,7 +9,7 @@ from dataclasses import replace
 from cvrnet.data.record import Record
 
 SEPARATOR = "|"  #: between the findings of one image in the column ``label``
-NO_FINDING = "No Finding"  #: label of an image without findings, or name of the column for this; see `is_no_finding`
+NO_FINDING = "No Finding"  #: label of an image without findings, or name of the column that marks such images
 
 SOME_FINDING = "some finding"  #: label of an image with at least one finding, for code that needs one label per image
 
@@ -33,7 +33,7 @@ def join_findings(names: Sequence[str]) -> str:
 
 
 def split_findings(label: str) -> list[str]:
-    """Return the findings that a label names; an empty list for ``No Finding``, in any spelling of `is_no_finding`.
+    """Return the findings that a label names; an empty list if it is ``No Finding`` (see `is_no_finding`).
 
     >>> split_findings("Edema | Effusion"), split_findings("No finding")
     (['Edema', 'Effusion'], [])

@@ -38,9 +38,10 @@ def learnable_findings(
 ) -> tuple[list[str], Truth, list[str]]:
     """Return the findings to learn, their truth (see `finding_truth`), and the findings that ``auto`` leaves out.
 
-    ``wanted`` names the findings, or is ``auto``. ``auto`` takes all findings that the labels name, in alphabetical
-    order; if the labels name no finding, it takes the columns of `finding_columns`. ``auto`` leaves out a finding if
-    fewer than ``least`` patients have it, or fewer than ``least`` lack it. ``uncertain`` is a key of `UNCERTAIN`.
+    ``wanted`` contains the names of the findings, or only ``auto``. ``auto`` takes all findings that the labels name,
+    in alphabetical order; if the labels name no finding, ``auto`` takes the columns of `finding_columns`. A finding is
+    left out if fewer than ``least`` patients have it, or fewer than ``least`` lack it. ``uncertain`` is a key of
+    `UNCERTAIN`.
 
     Raises:
         DataError: A cell is not 1, 0, -1 or empty, or a label has findings and ``No Finding``.
@@ -84,8 +85,8 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
     """Return whether each image has each finding, (N, C), from the finding's column or, without a column, the label.
 
     A cell is 1, 0, -1 (uncertain) or empty (not known). If an image has a 1 in the column ``No Finding`` (in any
-    spelling of `is_no_finding`), its empty cells count as 0. If an image has no label, findings without a column are
-    not known.
+    spelling that `is_no_finding` accepts), its empty cells count as 0. If an image has no label, findings without a
+    column are not known.
 
     Args:
         records: N images.

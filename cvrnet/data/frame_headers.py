@@ -46,8 +46,8 @@ def check_frame(frame: bytes, size: FrameSize, coding: str) -> bool:
             ``"rle"``. For any other value, nothing is checked, and the result is False.
 
     Raises:
-        Refused: The frame is damaged, has too many scans, or declares no size, another size than the tags, or more bits
-            than the tags.
+        Refused: The frame is damaged, has too many scans, does not declare its size, or declares another size, another
+            number of samples or more bits than the tags.
     """
     if coding == "rle":
         return len(frame) * _MAX_RUN <= _MAX_RLE
@@ -107,12 +107,12 @@ def _check_jpeg2000(data: bytes, size: FrameSize) -> None:
     # ISO/IEC 15444-1 A.5.1
     right, lower, left, upper, tile_width, tile_height, *_, samples = struct.unpack_from(">8IH", data, at + 8)
     if not tile_width or not tile_height:
-        raise Refused("the compressed image is damaged: it has tiles of no size")
+        raise Refused("the compressed image is damaged: it has tiles of width or height 0")
     for number in range(min(samples, size.samples + 1)):
         bits, x_step, y_step = struct.unpack_from("3B", data, at + 42 + 3 * number)
         _agree(size, lower - upper, right - left, samples, (bits & 0x7F) + 1)
         if x_step not in (1, 2) or y_step not in (1, 2):
-            raise Refused("the compressed image is damaged: it has an impossible sampling")
+            raise Refused("the compressed image is damaged: it has a component with impossible sampling")
     if not samples:
         _agree(size, lower - upper, right - left, samples, 0)
 
@@ -128,7 +128,7 @@ def _codestream(data: bytes) -> int:
         if kind == b"jp2c":
             return at + header
         if length < header:  # 0: up to the end of the file
-            raise Refused("the compressed image is damaged: a box of no size")
+            raise Refused("the compressed image is damaged: it has a box that is too small")
         at += length
 
 

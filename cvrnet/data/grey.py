@@ -9,8 +9,8 @@ import numpy as np
 from cvrnet.data.limits import Refused
 
 TAIL = 0.005
-"""Share of the pixels at each end of a picture's values that does not affect its range: hot and dead pixels, and
-burned-in text."""
+"""At each end of a picture's values, this share of the pixels does not affect the range of the grey levels. Such pixels
+may be dead or hot pixels, or burned-in text."""
 
 VERSIONS = (1, 2)
 """Versions of the rule that turns a picture of more than 8 bits into 8 bits (docs/data.md): extreme pixels affect the
@@ -49,10 +49,10 @@ def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None
 
 
 def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, float]:
-    """Return (low, high): at most the share `TAIL` of the pixels is below low, and at most this share is above high.
+    """Return (low, high), the quantiles of the pixels at `TAIL` and at 1 - `TAIL`.
 
-    If low and high are equal, the least and the largest value are returned instead. ``values`` and ``counts`` are as in
-    `Shown`.
+    If low and high are equal, the least and the largest value are returned instead. ``values`` and ``counts`` are the
+    arguments of `Shown`.
 
     >>> robust_ends(np.array([0, 500, 900, 65535]), np.array([1, 5000, 5000, 1]))
     (500.0, 900.0)
@@ -70,7 +70,7 @@ def robust_ends(values: np.ndarray, counts: np.ndarray | None) -> tuple[float, f
 
 
 def bits_in_use(pixels: np.ndarray) -> int:
-    """Return the number of bits that the pixels need, without the share `TAIL` that has the highest values.
+    """Return the number of bits that the pixels need if the share `TAIL` of brightest pixels is left out.
 
     >>> bits_in_use(np.array([100] + 999 * [4095] + [65535]))
     12
@@ -81,10 +81,10 @@ def bits_in_use(pixels: np.ndarray) -> int:
 def by_bits_in_use(values: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     """Return grey levels, 0 to 255, of unsigned integers: the 8 highest of the bits in use.
 
-    The bits in use are those that the pixels need, without the share `TAIL` that has the highest values. When the
-    highest remaining value passes a power of two, the range from black to white does not double at once: otherwise, a
-    few pixels more or less could halve the brightness of the whole image. Instead, the range grows linearly, and has
-    doubled when this value is 9/8 of the power of two.
+    The bits in use are those that the pixels need if the share `TAIL` of brightest pixels is left out. When the highest
+    remaining value passes a power of two, the range from black to white does not double at once: otherwise, a few
+    pixels more or less could halve the brightness of the whole image. Instead, the range grows linearly, and has
+    doubled when the highest remaining value is 9/8 of the power of two.
 
     >>> by_bits_in_use(np.array([0, 2048, 4080, 65535]), np.array([9999, 9999, 9999, 1]))
     array([  0., 128., 255., 255.])

@@ -1,7 +1,7 @@
-"""Read data sets from the Hugging Face Hub (``hfds:user/name``), or local ones in its formats (extra ``hfds``).
+"""Read data sets with the ``datasets`` library, from the Hugging Face Hub or a local folder (extra ``hfds``).
 
-The prefix ``hfds:``, which timm also uses, stands for the ``datasets`` library. ``datasets`` also reads local data: in
-``hfds:FOLDER``, the folder contains images or Parquet files, or was written by ``Dataset.save_to_disk``.
+A data set of the Hub is named ``hfds:user/name``; timm uses the same prefix. A local data set is ``hfds:FOLDER``, where
+the folder contains images or Parquet files, or was written by ``Dataset.save_to_disk``.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def scan_hub_dataset(data: str | Path, labelled: bool, rows: list[Row]) -> list[
     image = _column(features, "Image")
     label = "label" if "label" in features else _column(features, "ClassLabel")
     if image is None:
-        return [f"no column of images (columns: {', '.join(features)})"]
+        return [f"no column of images: expected one of type Image (columns: {', '.join(features)})"]
     if labelled and label is None:
-        return [f"no column of labels, named label or of the type ClassLabel (columns: {', '.join(features)})"]
+        return [f"no column of labels: expected one named label or of type ClassLabel (columns: {', '.join(features)})"]
     problems = []
     for split, dataset in splits.items():
         # A single split (usually "train") is the whole data set, so its images get no split.

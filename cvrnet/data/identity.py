@@ -1,8 +1,8 @@
 """Read patient and source from the tags of a DICOM file, and replace them by pseudonyms.
 
 Patient numbers are so short that anybody can reverse a plain hash by trying all numbers. A pseudonym is therefore an
-HMAC-SHA-256 with a key that only the user has. With one key, a value has the same pseudonym in every data set. Without
-the key, the pseudonym cannot be computed.
+HMAC-SHA-256 with a key that only the user has. With the same key, a value has the same pseudonym in every data set.
+Without the key, the pseudonym cannot be computed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
 
 
 def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
-    """Return pseudonyms of a DICOM file's patient and source (``""`` for other files), and why it cannot be read."""
+    """Return pseudonyms of a DICOM file's patient and source (``""`` for other files), and why it is unreadable."""
     if path.suffix.lower() in PICTURE_SUFFIXES or not is_dicom_file(path):
         return ("", ""), ""
     try:

@@ -88,7 +88,7 @@ def read_image(
     grey_version: int = LATEST,
     any_body_part: bool = False,
 ) -> np.ndarray:
-    """Read the upright 8-bit picture in a PNG, JPEG, TIFF, WebP, BMP or DICOM file, or a slice of a CT in NIfTI.
+    """Read a PNG, JPEG, TIFF, WebP, BMP or DICOM file, or one slice of a CT in NIfTI, as an upright 8-bit picture.
 
     - The EXIF orientation is applied. If a file has several pages, the first page is read.
     - Transparent parts become black. Palette colours and CMYK become RGB; ``mode="L"`` takes the luminance of colours
@@ -107,7 +107,8 @@ def read_image(
     Args:
         path: the file. For a DICOM or NIfTI file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
-        window: for a CT, ``"lung"`` (NIfTI: the default) or ``"soft-tissue"`` instead of the file's own window.
+        window: for a CT, ``"lung"`` or ``"soft-tissue"``. By default, a DICOM file is shown in its own window, and a
+            NIfTI file in the lung window.
         grey_version: how grey of more than 8 bits becomes 8 bits (`cvrnet.data.grey.VERSIONS`). In version 1, which old
             models need, the extreme pixels count, too.
         any_body_part: read DICOM files of any part of the body.
@@ -116,9 +117,9 @@ def read_image(
         uint8 array of shape (H, W) for ``"L"`` and (H, W, 3) for ``"RGB"``.
 
     Raises:
-        ImageError: the file is missing, not an image, damaged, or larger than `MAX_PIXELS`; or it has pixels that
-            cannot be converted to 8 bits without a guess (negative, not finite, floats beyond 255, or 16-bit colour
-            that uses fewer bits).
+        ImageError: the file is missing, not an image, damaged, or larger than `MAX_PIXELS`; the frame or window is not
+            possible for this file; or pixels cannot be converted to 8 bits without a guess (negative, not finite,
+            floats over 255, or 16-bit colour that uses fewer bits).
         UserError: unknown mode or window.
     """
     check_mode(mode)
@@ -172,7 +173,10 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
 
 
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
-    """Split ``"ct.dcm#12"`` into file and frame, ``("ct.dcm", 12)``; ``"ct.dcm"`` gives ``("ct.dcm", None)``."""
+    """Split ``"ct.dcm#12"`` into file and frame, ``("ct.dcm", 12)``; ``"ct.dcm"`` gives ``("ct.dcm", None)``.
+
+    If a file named ``ct.dcm#12`` exists, this name is not split.
+    """
     whole = os.fspath(path)
     name, separator, number = whole.rpartition("#")
     if separator and number.isascii() and number.isdigit() and len(number) < 10 and not os.path.exists(whole):
@@ -266,7 +270,7 @@ def _loaded(stored: ImageFile) -> ImageFile:
 
 
 def depth_in_use(stored: ImageFile) -> int:
-    """Return the number of bits in use (`bits_in_use`) of an opened PNG or TIFF in grey of over 8 bits; 0 otherwise."""
+    """Return `bits_in_use` of an opened PNG or TIFF file with grey values of more than 8 bits; 0 for other files."""
     if not stored.mode.startswith("I"):
         return 0
     with in_turn(math.prod(stored.size)):

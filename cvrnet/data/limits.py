@@ -30,7 +30,7 @@ WINDOWS = {"lung": (-600.0, 1500.0), "soft-tissue": (50.0, 400.0)}
 
 
 class Refused(Exception):  # noqa: N818
-    """The error for an image that is not read. Its text is the reason; `read_image` puts the image's path before it."""
+    """The error for an image that is refused. Its text is the reason; `read_image` adds the image's path."""
 
 
 LARGE = 20_000_000  #: pixels; larger images are decoded one after another

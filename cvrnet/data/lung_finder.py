@@ -1,4 +1,4 @@
-"""Black out pictures outside the lungs, or crop them to the lungs, with a mask from the data set or a segmenter."""
+"""Find the lungs in pictures, with the data set's masks or a segmenter, and mask or crop the pictures to the lungs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FindsLungs(Protocol):
         ...
 
     def probabilities(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize the picture to (size, size); return each pixel's probability of lung, uint8, scaled to 0 to 255."""
+        """Resize the picture to (size, size); return the probability of lung at each pixel, as uint8 from 0 to 255."""
         ...
 
 
@@ -47,7 +47,7 @@ class LungFinder:
 
     If the data set gives a mask for a picture, this mask is used instead of the segmenter's. If a mask cannot be used
     (it is unreadable, empty, implausible, or has another aspect ratio than the picture), the picture is used whole, and
-    the dictionary ``whole`` of this object gets the picture's path with the reason.
+    the attribute ``whole`` gets an entry, picture's path -> reason.
 
     Args:
         settings: Mask or crop, and the margin.
@@ -120,7 +120,10 @@ class LungFinder:
         return FoundLungs(mask, problem, given)
 
     def cut(self, path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Box]:
-        """Return the masked or cropped picture, and its box in the whole picture; raises the same errors as `find`."""
+        """Return the masked or cropped picture, and its box within the whole picture; raises the errors of `find`.
+
+        If there is no mask that can be used, the whole picture is returned.
+        """
         mask = self.find(path, picture).mask
         whole = (0, 0, *picture.shape[:2])
         if mask is None:
@@ -129,7 +132,7 @@ class LungFinder:
         return self.settings.cut(picture, mask), box
 
     def key(self, path: str | os.PathLike[str]) -> str:
-        """Return a cache key: a text that states all that determines the result of `cut`, except the picture itself."""
+        """Return a cache key: a text with everything on which the result of `cut` depends, except the picture."""
         mask = self.given.get(Path(path))
         if mask is None:
             return f"lungs {self.settings} {self.segmenter.digest if self.segmenter else ''}"

@@ -50,7 +50,7 @@ class LungSettings:
 
     @classmethod
     def parse(cls, text: str) -> LungSettings | None:
-        """Return the settings in a text that ``str`` wrote; None for ``""``; UserError for any other text."""
+        """Return the settings whose ``str`` is this text; None for ``""``; UserError for any other text."""
         if not text:
             return None
         mode, _, margin = text.partition(" ")

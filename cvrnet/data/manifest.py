@@ -35,9 +35,9 @@ def scan_manifest(
 ) -> list[str]:
     """Append to `rows` the images that a manifest lists; return the problems of the manifest itself.
 
-    ``root`` is the folder that the paths are relative to (by default the manifest's folder). ``names`` maps our name of
-    a column to the manifest's name, if these differ. If not ``labelled``, the column label is optional. With
-    ``volumes``, a path may name a folder.
+    ``root`` is the folder that the paths are relative to (by default the manifest's folder). ``names`` maps cvrnet's
+    name of a column to the column's name in the manifest, if the two differ. If ``labelled`` is false, the column label
+    is optional. With ``volumes``, a path may name a folder.
     """
     root, names = root or manifest.parent, names or {}
     lines: dict[Path, int] = {}
@@ -89,7 +89,7 @@ def _delimiter(file: TextIO, path: str) -> str:
 
 
 def _named_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return column name -> cell of a row, and the problems of cells in columns without a name.
+    """Return a row as column name -> cell, and its problem: too many cells, or a cell in a column without a name.
 
     Columns without a name are left out: Excel writes empty columns, and pandas writes its index as the first column.
     """
@@ -160,7 +160,7 @@ def _read_row(
 
 
 def write_manifest(path: str | Path, records: Sequence[Record], root: Path | None = None) -> None:
-    """Write a manifest from which `read_records` reads the same records; columns without a value are left out.
+    """Write a manifest from which `read_records` reads the same records; empty columns are left out.
 
     ``root`` is the folder that the paths are relative to (by default the manifest's folder). If you give
     ``root``, give the same folder to `read_records` as ``images``.

@@ -32,7 +32,8 @@ def read_slice(path: str | os.PathLike[str], number: int | None, mode: Mode, win
     window is one of `WINDOWS` (by default ``lung``), linear as in DICOM (PS3.3 C.11.2.1.2.1).
 
     Raises:
-        Refused: The file is damaged, has no such slice, or is not in Hounsfield units.
+        Refused: ``number`` is None or no slice has this number; or the file is damaged, too large, not a volume, or not
+            in Hounsfield units.
     """
     if number is None:
         raise Refused(f"a volume of {slice_count(path)} slices, not an image; --unit study reads it as a study")
@@ -57,7 +58,9 @@ def _header(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # on damaged files nibabel raises nearly every built-in exception
         raise Refused(f"a damaged NIfTI file ({type(error).__name__})") from error
     if len(image.shape) != 3 or min(image.shape) < 2:
-        raise Refused(f"a NIfTI file of {' x '.join(map(str, image.shape))} voxels; expected a volume")
+        raise Refused(
+            f"a NIfTI file of {' x '.join(map(str, image.shape))} voxels; expected a volume of 2 x 2 x 2 voxels or more"
+        )
     if (voxels := math.prod(image.shape)) > MOST_VOXELS:
         raise Refused(f"{voxels:,} voxels are more than the {MOST_VOXELS:,} allowed")
     return image

@@ -96,7 +96,8 @@ class Course:
     def at_risk(self, records: Sequence[Record]) -> tuple[list[Record], Lines, Lines]:
         """Return the films to use, a line for each film without a valid day, and a line for each film that is too late.
 
-        A valid day is a number. Films of patients who are not in ``fates`` are left out without a line.
+        A valid day is a number. With ``yes_no`` and ``until="first"``, a film needs no day. Films of patients who are
+        not in ``fates`` are left out without a line.
         """
         kept, problems, late = [], [], []
         for record in records:
@@ -124,10 +125,10 @@ class Course:
         return ""
 
     def label(self, records: Sequence[Record], unit: str = "image") -> tuple[list[Record], Lines]:
-        """Return the films of `at_risk` with labels, and a line for each censored bag, whose films are left out.
+        """Return films (from `at_risk`) with labels, and a line for each censored bag, whose films are left out.
 
         All films of a bag (see `cvrnet.data.studies.group_studies`) get one label. A bag is censored if the patient's
-        follow-up is known to end before the horizon, and no event of the patient is known.
+        follow-up is known to end before the last day of the horizon, and no event of the patient is known.
         """
         bags: dict[tuple[str, str], list[Record]] = {}
         for record in records:
@@ -152,11 +153,11 @@ class Course:
 
 
 def read_course(records: Sequence[Record], outcome: Outcome) -> tuple[Course, Lines]:
-    """Read the patients' outcomes; also return a line for each patient who is left out because of unreadable cells.
+    """Read the patients' outcomes; also return a line for each patient whose cells are invalid or contradictory.
 
-    The cells of all films of a patient are combined. A cell of the outcome's column is the day of the event, on the
-    scale of the column ``day``; of several days, the earliest counts. If no cell of the column is a number, the cells
-    may be yes or no. An empty cell means that there was no event or, in a column of yes and no, that nothing is known.
+    Such patients are left out. The cells of a patient's films are combined. A cell of the outcome's column is the day
+    of the event, on the scale of the column ``day``; of several days, the earliest counts. If no cell is a number, the
+    cells may be yes or no. An empty cell means no event or, in a column of yes and no, that nothing is known.
 
     Raises:
         UserError: The outcome's column is missing, is empty, or has neither days nor yes and no; or the column ``day``
@@ -171,7 +172,7 @@ def read_course(records: Sequence[Record], outcome: Outcome) -> tuple[Course, Li
             mine[name] += [] if is_missing(cell) else [cell]
     stated = [cell for mine in cells.values() for cell in mine[outcome.column]]
     if not stated:
-        raise UserError(f"--outcome {outcome.column}: every cell is empty; expected the days of the events")
+        raise UserError(f"--outcome {outcome.column}: every cell is empty; expected days of events, or yes and no")
     yes_no = not any(day_number(cell) is not None for cell in stated)
     if yes_no and not any(cell.lower() in _WORDS for cell in stated):
         raise UserError(f"--outcome {outcome.column}: cell {stated[0]!r:.20} is neither a day (a number) nor yes or no")
@@ -191,13 +192,13 @@ def _check_columns(records: Sequence[Record], outcome: Outcome) -> None:
     columns = list(dict.fromkeys(name for record in records for name in record.metadata))
     if outcome.column not in columns or outcome.column == DAY:
         found = ", ".join([name for name in columns if name != DAY][:_SHOWN]) or "none"
-        why = "not a column of the manifest that can state an event"
+        why = "expected a manifest column that states the event"
         raise UserError(f"--outcome {outcome.column}: {why}; columns to choose from: {found}")
     numbers = any(day_number(clean(r.metadata.get(outcome.column, ""))) is not None for r in records)
     if DAY not in columns and (numbers or outcome.until == "admission"):
         raise UserError(
-            f"--outcome {outcome.column} needs the column day, the day of each film; if it has another name, use "
-            "--columns day=NAME"
+            f"--outcome {outcome.column} needs the column day, the day of each film; if this column has another name, "
+            "use --columns day=NAME"
         )
 
 
@@ -220,7 +221,7 @@ def _yes_or_no(cells: Sequence[str]) -> Fate | str:
     if texts := [answer for answer in answers if isinstance(answer, str)]:
         return f"{min(texts)!r:.20} is neither yes nor no"
     if len(answers) > 1:
-        return "yes and no; expected one of them"
+        return "cells with yes and cells with no; expected one answer"
     return Fate(True in answers) if answers else ""
 
 
@@ -247,8 +248,8 @@ def describe_course(
 ) -> dict[str, Any]:
     """Return the value of ``outcome`` in run.json: the outcome, and the numbers of films, patients and events.
 
-    ``records`` are all films, and ``kept`` the films with a label. ``late`` and ``censored`` are the lines about the
-    films that were left out.
+    ``records`` are all films, and ``kept`` the films with a label. ``late`` has a line for each film that is
+    too late, and ``censored`` a line for each censored bag.
     """
     yes = {_key(record) for record in kept if record.label == YES}
     no = {_key(record) for record in kept} - yes

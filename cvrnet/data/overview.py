@@ -37,9 +37,9 @@ class Overview:
     Attributes:
         records: The images.
         labels: The labels or findings of each image.
-        rows: Dicts with the keys ``what`` (such as ``source``), ``value`` (such as a source's name), and ``images`` and
-            ``patients`` (their numbers); ``patients`` is None if an image that the row counts has no patient id.
-        problems: One line for each image that cannot be used, and for each unreadable file.
+        rows: Dictionaries with four keys: ``what`` (such as ``source``), ``value`` (such as a source's name),
+            ``images`` (how many) and ``patients`` (how many; None if an image of this row has no patient id).
+        problems: One line for each problem of an image, a file, the labels or the whole data set.
     """
 
     records: list[Record]

@@ -52,7 +52,7 @@ def write_studies(
     - ``follow-up``: films of three to six days for each patient, all with ground-glass patches (``CVP`` of
       `cvrnet.data.phantoms`). The patches become fainter (``better``) or denser (``worse``, every second patient).
       Severity differs more between patients than between the films of a patient, so a single film says little about the
-      label. The manifest has the columns ``day`` (from the first film) and ``event_day``: patients with the label
+      label. The manifest has the columns ``day`` (day 0 is the first film) and ``event_day``: patients with the label
       ``worse`` have an event zero to three days after their last film.
 
     The folder gets ``images/<patient>/<name>.png`` (8-bit grey; CTs as in a lung window), ``lungs/<name>.png``,
@@ -69,7 +69,8 @@ def write_studies(
         progress: Called after each study with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder contains files that are not phantoms.
+        UserError: An argument is out of range, the folder contains files that are not phantoms, or it contains phantoms
+            and ``overwrite`` is false.
     """
     draw, folder = _KINDS[kind], real_folder(folder)
     for name, value, least in (("n", n, 12), ("size", size, 64), ("seed", seed, 0)):

@@ -1,10 +1,10 @@
 """Write data sets of synthetic frontal chest radiographs, with masks of lungs and lesions, for tests and a quick start.
 
 `cvrnet.data.drawing` simulates the anatomy (lungs of varying shape, diaphragm, mediastinum, heart, bones, vessels) and
-the film (pose, exposure, noise). `NOR` has clear lungs, `NCP` one focal consolidation in one lung, and `CVP`
-ground-glass patches in both lungs, at the lungs' outer edges and mostly in their lower halves. The part
-of a film outside the lungs says nothing about its label. A lesion changes the brightness of a film less than the
-brightness differs between films.
+the film (pose, exposure, noise). Films of the class `NOR` show clear lungs, `NCP` one focal consolidation in one lung,
+and `CVP` ground-glass patches in both lungs, at the lungs' outer edges and mostly in their lower halves. Without the
+option ``shortcut``, the part of a film outside the lungs says nothing about the film's label. A lesion changes the
+brightness of a film less than the brightness differs between films.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about radiographs or disease.
 """
@@ -78,7 +78,8 @@ def write_phantoms(
         progress: Called after each image with the number done and `n`.
 
     Raises:
-        UserError: An argument is out of range, or the folder contains files that are not phantoms.
+        UserError: An argument is out of range, the folder contains files that are not phantoms, or it contains phantoms
+            and ``overwrite`` is false.
     """
     folder = real_folder(folder)
     _check(n, seed, size, sources)
@@ -98,10 +99,11 @@ def write_phantoms(
 
 @contextmanager
 def new_data_set(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a new folder for a data set; when the block has succeeded, the new folder replaces `folder`.
+    """Yield the path of a new folder; when the ``with`` block ends without an error, this folder replaces `folder`.
 
     Raises:
-        UserError: The folder contains files that are not part of a phantom data set.
+        UserError: `folder` contains files that are not part of a phantom data set, or it contains phantoms and
+            ``overwrite`` is false.
     """
     with ExitStack() as stack:
         stack.enter_context(lock_folder(folder))
@@ -145,7 +147,9 @@ def _check(n: int, seed: int, size: int, sources: Sequence[str]) -> None:
         raise UserError(f"sources={sources!r}: expected two or more names, all different")
     for source in sources:
         if not re.fullmatch(r"\w[\w.-]*", source):
-            raise UserError(f"source {source!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
+            raise UserError(
+                f"source {source!r} cannot name a folder; use a letter, then letters, digits, '.', '_' and '-'"
+            )
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,10 @@ class _Film:
 def _plan(seed: int, n_sources: int, shortcut: bool) -> Iterator[_Film]:
     """Yield films in an endless sequence.
 
-    Patients come in triples: one patient of each label, all with the same number of images and from the same source. So
-    labels, sources and numbers of images are independent by construction. In a few triples, two patients exchange the
-    labels of their last images, as if they fell ill or recovered between two images.
+    Patients come in triples: one patient of each label, all with the same number of images and, without ``shortcut``,
+    from the same source. So labels and numbers of images are independent by construction, and so are labels and
+    sources without ``shortcut``. In a few triples, two patients exchange the labels of their last images, as if they
+    fell ill or recovered between two images.
     """
     index = 0
     for triple in count():

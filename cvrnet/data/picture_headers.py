@@ -1,4 +1,4 @@
-"""Check the sizes that a picture file declares, before Pillow opens the file and allocates memory for them."""
+"""Check the sizes that a picture file declares, before Pillow allocates memory of these sizes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_directory(file: BinaryIO) -> None:
     """Refuse a TIFF file, or a block of EXIF, whose tags together have more bytes than the file.
 
     Several tags can refer to the same bytes of the file. Pillow copies these bytes for each tag, so a small file could
-    fill the memory. The file position is at the start before and after the call.
+    fill the memory. After the call, the file position is the start of the file.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

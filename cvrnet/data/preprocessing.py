@@ -98,7 +98,7 @@ class Preprocessing:
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Preprocessing:
-        """Return the preprocessing in the ``pretrained_cfg`` of a timm model (`timm.data.resolve_model_data_config`).
+        """Return the preprocessing in the ``pretrained_cfg`` of a timm model; missing values are timm's defaults.
 
         The cfg must state the model's number of channels, as the cfgs of CVR-Nets and of this library's checkpoints do.
         The cfgs of other timm models state three channels even if the model was made with ``in_chans=1``. A cfg without
@@ -145,10 +145,11 @@ class Preprocessing:
         return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
 
     def cut(self, path: str | os.PathLike[str], picture: np.ndarray) -> tuple[np.ndarray, Box]:
-        """Return a picture of `read_whole`, masked or cropped as in the settings, and its box in the whole picture.
+        """Return a picture of `read_whole`, masked or cropped if ``lungs`` is set, and its box in the whole picture.
 
         Raises:
-            ImageError: `finder` has neither a lung mask for the picture nor a segmenter.
+            ImageError: `finder` has neither a lung mask for the picture nor a segmenter, and its
+                ``whole_without`` is false.
             UserError: ``lungs`` is set, but `finder` is None.
         """
         if self.lungs is None:

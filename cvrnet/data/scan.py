@@ -91,9 +91,9 @@ def read_records(
             data set of the Hugging Face Hub as ``hfds:user/name`` (extra ``hfds``), or a `DataSet`. With
             ``labelled=False``, it may also be any folder of images.
         labelled: whether each image must have a label.
-        min_classes: the least number of classes, if images are labelled.
+        min_classes: the least number of classes, if ``labelled`` is true.
         images: the folder that a manifest's paths are relative to; by default the manifest's folder.
-        columns: our name of a column -> its name in the manifest, such as ``{"path": "Image Index"}``.
+        columns: cvrnet's name of a column -> its name in the manifest, such as ``{"path": "Image Index"}``.
         say: called with lines about entries that were passed over, and about how patients and splits were found.
 
     Raises:
@@ -120,12 +120,12 @@ def scan_records(
 ) -> tuple[list[Record], list[str]]:
     """Return the images that can be used (see `read_records`), and one line for each problem.
 
-    Problems are missing files, duplicate paths, paths outside the data set's folder, missing columns, labels that
-    cannot name a class (such as ``N/A``) or are spelled in two ways, unknown split values, patients in two splits
-    (unless `allow_shared_patients`), missing masks, empty class folders, too few classes and unreadable manifests.
-    A problem of one image excludes this image. Images are not decoded. With ``volumes``, NIfTI files are images, too,
-    and so are folders of DICOM series in a manifest. The tags of DICOM files are read if the data set does not give
-    patient and source (see `cvrnet.data.identity`).
+    Problems are, for example, missing files, duplicate paths, paths outside the data set's folder, missing columns,
+    labels that cannot name a class (such as ``N/A``) or are spelled in two ways, unknown split values, patients in two
+    splits (unless `allow_shared_patients`), missing masks, empty class folders, too few classes and unreadable
+    manifests. A problem of one image excludes this image. Images are not decoded. With ``volumes``, NIfTI files are
+    images, too, and so are folders of DICOM series in a manifest. The tags of DICOM files are read if the data set does
+    not give both patient and source (see `cvrnet.data.identity`).
     """
     data = DataSet.of(data, images, columns)
     root = Path(os.path.abspath(data))
@@ -173,5 +173,5 @@ def _refuse_shared_patients(rows: Iterable[Row]) -> None:
             if other.split != record.split:
                 line = other.where.rpartition(":")[2]
                 place = f"line {line}" if line.isdigit() else other.name
-                both = f"{record.split}, and {other.split} in {place}"
+                both = f"{record.split} here, {other.split} in {place}"
                 wrong.append(f"patient {record.patient_id} in two splits: {both}")

@@ -1,14 +1,15 @@
-"""Split data without leaks: which images belong to one patient, and which are held back.
+"""Split data without leaks: keep each patient's images together, and hold back images for an independent test.
 
 **One patient.** A ``patient_id`` means one person in all sources (hospitals, collections) of a data set, because a
 hospital's films may be in several collections. If two persons have the same id, the images of both stay in one set,
 which causes no leak. To separate them, make the ids different: for instance, write the source before the id. An image
 without an id counts as a separate patient. No two sets share a patient.
 
-**Held back.** These are the images of the test source or, without a test source, the images whose ``split`` is
-``test``. No job trains or validates on them. They are scored as the set ``independent``.
+**Held back.** With a test source, the images of this source are held back. Without a test source, the images whose
+``split`` is ``test`` are held back. No job trains or validates on images that are held back. These images are scored as
+the set ``independent``.
 
-Unless `findings` are given, folds need scikit-learn, which comes with ``pip install cvrnet[train]``.
+`make_folds` and `holdout_split` need scikit-learn (``pip install cvrnet[train]``), unless ``findings`` are given.
 """
 
 from __future__ import annotations
@@ -169,8 +170,8 @@ def holdout_split(
 ) -> list[bool]:
     """Return for each image whether it is held out: about `fraction` of the images; of each patient, all or none.
 
-    Labels and sources spread as in `make_folds`. A class of at least two patients is in both parts, if possible; a
-    class of one patient is not held out.
+    Labels and sources spread as in `make_folds`. A class of at least two patients is both among the held-out images
+    and among the others, if possible; a class of one patient is not held out.
 
     Raises:
         UserError: if the fraction is not between 0 and 1, or there are fewer than two patients.

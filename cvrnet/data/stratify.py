@@ -10,8 +10,8 @@ def iterative_folds(counts: NDArray[np.float64], n_folds: int, seed: int = 0) ->
     """Return the fold, 1 to ``n_folds``, of each patient, by iterative stratification.
 
     The algorithm is that of Sechidis et al. 2011 (ECML PKDD, Fig. 1). In each round, take the finding with the fewest
-    images left. Give each of its patients to the fold that lacks the most images of this finding. If folds are equal,
-    take the fold that lacks the most images in total; if folds are still equal, take one at random.
+    images left. Give each remaining patient with this finding to the fold that lacks the most images of the finding. If
+    folds are equal, take the fold that lacks the most images in total; if folds are still equal, take one at random.
 
     Args:
         counts: (P, C + 1): for each of P patients, the number of images with each of C findings and, in the last

@@ -15,7 +15,7 @@ from cvrnet.errors import UserError
 from cvrnet.formatting import counts
 
 STUDY, DAY, MODALITY = "study_id", "day", "modality"
-"""Columns of a manifest: a picture's study, its day (days since any date), and its DICOM modality."""
+"""Columns of a manifest: a picture's study, its day (a number, counted from any date), and its modality."""
 
 _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "radiograph")}
 
@@ -24,7 +24,7 @@ _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "rad
 class Study(Record):
     """A bag: its pictures, and the values that they share.
 
-    Its name is the id of the study or patient or, if patients have studies with the same id, ``patient/study``.
+    Its name is the id of the study or patient or, if several patients have studies with the same id, ``patient/study``.
     """
 
     pictures: tuple[Record, ...] = ()

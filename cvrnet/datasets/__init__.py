@@ -1,7 +1,7 @@
 """Write manifests of public data sets of chest radiographs, from their authors' folders; nothing is downloaded.
 
-Each module, except `folder` and `public_set`, describes one data set: where its description is, what its folder
-contains, and how its tables become rows.
+Most modules describe one data set: where its authors document it, what its folder contains, and how its tables become
+rows. `generic` imports any other data set; `folder` and `public_set` are used by all of these modules.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Import:
         counts: Numbers of images, patients and so on in the manifest (see `counts`).
         published: The counts that the authors have published, with the same keys; unpublished counts are missing.
         left_out: Reason -> number of images that are not in the manifest.
-        notes: Sentences about missing files and lists, and about patients in two splits.
+        notes: Sentences for the user, for example about missing files, or about patients in two splits.
         images: The folder that the manifest's paths are relative to; None if this is the manifest's own folder.
     """
 

@@ -1,4 +1,4 @@
-"""Read the tables, lists and images in the folder of a public data set; count images that are left out."""
+"""Read tables and lists in the folder of a public data set, find its images, and count images that are left out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Folder:
 
     @cached_property
     def found(self) -> Found:
-        """The images, masks and folders below the folder, as POSIX paths relative to it."""
+        """The images, masks and folders below ``root``, as POSIX paths relative to ``root``."""
         return walk(self.root)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Compute everything that the page shows for an image. This module does not depend on the page."""
+"""Compute everything that the demo's page shows for an image. This module does not depend on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check each request before it reaches the page: let it through or refuse it, and count its bytes."""
+"""Check each request before it reaches the demo's page: let it through or refuse it, and count its bytes."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _LOCAL = {"localhost", "127.0.0.1", "::1"}
 class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
-    The author of a hostile web page could make the page's own host name point to this machine (DNS rebinding). The
-    header Host of the page's requests then has the hostile name. So Host must be a known name or an IP address, because
-    nobody can make an IP address point to another machine. If the demo is served to this machine only, Host may have no
-    addresses except the local ones.
+    The author of a hostile web page could make the host name of that hostile page point to this machine (DNS
+    rebinding). The header Host of the hostile page's requests then has this name. So Host must be a known name or an IP
+    address, because nobody can make an IP address point to another machine. If the demo is served to this machine only,
+    the only IP addresses that Host may have are the local ones.
 
     A hostile web page could also send requests to the address of this machine. Their header Origin names the host of
     the hostile page, so Origin must be the host that the request calls, or one of the `names`.
@@ -95,7 +95,7 @@ class Gate:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            # Remove the root path once, as the router does; `_refusal` then checks that `_OPEN` has the rest.
+            # Remove the root path once, as the router does; `_refusal` then checks that `_OPEN` matches the rest.
             path = scope["path"]
             if self._root and path.startswith(f"{self._root}/"):
                 path = path.removeprefix(self._root)

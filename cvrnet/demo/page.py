@@ -1,4 +1,4 @@
-"""Build the page: its layout, and the handlers that run when a visitor uploads or selects something."""
+"""Build the demo's page: its layout, and the handlers that run when a visitor uploads or selects something."""
 
 from __future__ import annotations
 

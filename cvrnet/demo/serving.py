@@ -1,4 +1,4 @@
-"""Serve the page: by default to this machine only; no upload is kept, and no other server is contacted."""
+"""Serve the demo's page: by default to this machine only; it keeps no upload, and contacts no other server."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def serve(
     `cvrnet.Predictor.from_pretrained`.
 
     Raises:
-        UserError: There is no such model, the port is in use, or a name in `allow_hosts` is not a host name.
+        UserError: There is no such model, the model classifies whole studies or patients, the port cannot be used, or a
+            name in `allow_hosts` is not a host name.
     """
     AllowedHosts(host, allow_hosts)  # both checks come first, because loading the model takes time
     check_port(host, port)

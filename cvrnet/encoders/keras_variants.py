@@ -41,9 +41,10 @@ def keras_resnet50(*, pretrained: bool = False, **kwargs: Any) -> TimmEncoder:
 
 
 def keras_xception(*, pretrained: bool = False, **kwargs: Any) -> XceptionEncoder:
-    """Return Xception with "same" max pools: they pad maps of even size only right and below; timm's pad all sides.
+    """Return Xception with Keras's "same" max pools.
 
-    The arguments are those of `XceptionEncoder`. With ``pretrained`` it raises UserError, like `keras_resnet50`.
+    Maps of even size are padded only on the right and below; timm's max pools pad all sides. The arguments are
+    those of `XceptionEncoder`. With ``pretrained`` it raises UserError, like `keras_resnet50`.
     """
     _refuse_pretrained("keras_xception", pretrained)
     encoder = XceptionEncoder(**kwargs)

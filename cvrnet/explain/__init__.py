@@ -1,8 +1,8 @@
 """Compute and draw Grad-CAM of the whole network, of each encoder and of each head: where the network looked.
 
-Two modules need the extra ``train``: `cvrnet.explain.pictures` (overlays and figures as files) and
-`cvrnet.explain.measure_data` (maps measured against masks). This package does not import them; import each by its full
-name. The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+Some modules need the extra ``train``, such as `cvrnet.explain.pictures` (overlays and figures as files) and
+`cvrnet.explain.measure_data` (maps compared with masks). This package does not import these modules; import each of
+them by its full name. The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
 """
 
 from cvrnet.explain.explaining import Explanation, available_parts, explain, explain_classes, panel_names

@@ -52,7 +52,9 @@ def explain_paths(
 
     Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers). Without encoders
     and heads, overlays show the whole network. Each figure shows the whole network and the encoders. With
-    ``everything``, overlays and figures show all parts: the whole network, the encoders and the heads.
+    ``everything``, overlays and figures show all parts: the whole network, the encoders and the heads. A model that
+    classifies whole studies or patients does not accept ``encoders``, ``heads``, ``everything`` or ``raw``; see
+    `draw_studies`.
 
     ``progress`` is called after each image with the number done and the number of images. ``on_problem`` is called with
     a sentence for each image or map that could not be drawn. ``say`` is called with a line for each folder in which
@@ -63,8 +65,8 @@ def explain_paths(
         The rows of explanations.csv, and the number of models whose maps were averaged.
 
     Raises:
-        UserError: No image is found; the output folder has files that may not be replaced; or the model, a part or the
-            class does not exist.
+        UserError: No image is found; the output folder has files that may not be replaced; the model, a part or the
+            class does not exist; or the model does not accept an argument.
     """
     if (output / ROWS).exists() and not overwrite:
         raise UserError(f"{output / ROWS} exists; --overwrite replaces it")

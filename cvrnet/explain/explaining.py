@@ -1,4 +1,4 @@
-"""Compute Grad-CAM maps of image files for any class and part, averaged over the folds."""
+"""Compute Grad-CAM maps of image files, for any class and any part of the network, averaged over the folds."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def explain(
     `available_parts`.
 
     Raises:
-        UserError: The class or a part is unknown, or the model has no maps.
+        UserError: The class or a part is unknown, the model has no maps, or ``batch_size`` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
@@ -86,7 +86,7 @@ def explain_classes(
 ) -> dict[str, dict[str, NDArray[np.float32] | str]]:
     """Return the maps of one image for several classes, from one pass through the encoders.
 
-    The image is uint8 (H, W) or (H, W, 3), as `cvrnet.data.read_image` returns it: grey or RGB, as
+    The image is uint8 (H, W) or (H, W, 3), as ``predictor.preprocessing.read`` returns it: grey or RGB, as
     ``predictor.preprocessing.mode`` says.
 
     Returns:

@@ -18,12 +18,12 @@ FLAT = 1e-3  # a map that varies by less than this share of its maximum shows no
 
 
 def map_parts(model: nn.Module) -> dict[str, list[int]]:
-    """Return the parts of a model that can be explained, each with the numbers of its feature maps.
+    """Return the parts of a model that can be explained, each with the indices of its feature maps.
 
     Returns:
-        Part -> numbers that index the result of `class_evidence`. The part ``"network"`` has every map that a head
-        uses. In a CVR-Net, each encoder is also a part, with its deepest map. Each head (``"P1"`` and so on) is a part
-        with the maps that it uses.
+        Part -> indices into the result of `class_evidence`. The part ``"network"`` has every map that any head uses. In
+        a CVR-Net, each encoder is also a part, with its deepest map. Each head (``"P1"`` and so on) is a part with the
+        maps that it uses.
 
     Raises:
         UserError: The model is not a PyTorch module; for example, it is an ONNX file.
@@ -58,11 +58,11 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
         model: A CVR-Net, or any timm model whose ``forward_features`` returns one tensor (N, C, H, W) or (N, H, W, C).
         x: Images (N, C, H, W), normalised as the model expects; or one image for all targets, which passes through the
             encoders only once.
-        target: Class numbers (N,).
+        target: Class indices (N,).
 
     Returns:
-        The evidence in each map, float32 (N, H, W); zero for maps that no head uses. The numbers in the result of
-        `map_parts` are indices of this list.
+        The evidence in each map, float32 (N, H, W); zero for maps that no head uses. The indices that `map_parts`
+        returns are indices into this list.
 
     Raises:
         UserError: The model has no feature maps, or no classifier.
@@ -98,7 +98,7 @@ def grad_cam(models: Sequence[nn.Module], x: Tensor, target: Tensor, parts: Sequ
     ``x`` and ``target`` are as in `class_evidence`; the parts are keys of `map_parts`.
 
     Returns:
-        For each part, maps (N, h, w), float32 in 0..1, on the grid of the feature maps. The maximum of each map is 1,
+        For each part, maps (N, h, w), float32 in 0..1, on the part's finest grid. The maximum of each map is 1,
         with two exceptions: a map is zero everywhere if no model found evidence for the class, and NaN everywhere if
         the map of any model is not finite. `refusal` finds the maps that show nothing.
     """

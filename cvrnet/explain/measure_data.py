@@ -1,4 +1,4 @@
-"""Compare a model's maps with masks, chance and a random network; write JSON and CSV (extra ``train``)."""
+"""Compare a model's Grad-CAM maps with masks, chance and a random network; write JSON and CSV (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -60,14 +60,15 @@ def measure(
     seed: int = 0,
     on_explained: Callable[[], object] = lambda: None,
 ) -> Measurements:
-    """Score the maps of every part on the images that have masks.
+    """Score the Grad-CAM maps of every part of the network on the images that have masks.
 
     Every image is explained three times, for the same class: by the trained network, by a network with random heads,
-    and by a network with random weights everywhere. Without ``target``, this is the class that the trained network
-    predicts. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``, ``mask`` and
-    ``weights``; and the results of `localisation`: ``share`` and the measures. If an image has no map of the part, the
-    measures are None, and ``refused`` gives the reason. ``threshold`` is the threshold of the IoU, ``seed`` the seed of
-    the random weights. ``on_explained`` is called after each explanation. The other arguments are those of `explain`.
+    and by a network with random weights everywhere. Without ``target``, the explained class is the class that the
+    trained network predicts. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``,
+    ``mask`` and ``weights``; and the results of `localisation`: ``share`` and the measures. If an image has no map of
+    the part, the measures are None, and ``refused`` gives the reason. ``threshold`` is the threshold of the IoU,
+    ``seed`` the seed of the random weights. ``on_explained`` is called after each explanation. The other arguments are
+    those of `explain`.
     """
     found = Measurements()
     usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
@@ -112,7 +113,7 @@ def summarise(found: Measurements) -> dict[str, list[Row]]:
         - ``chance``: the mean share of an image that the mask covers, over the images whose maps have a value
         - ``random``: the mean for the network with random weights everywhere; ``random_flat``: number of this
           network's maps without a value
-        - ``above_chance``, ``above_random``: intervals of the paired differences from chance and from this network
+        - ``above_chance``, ``above_random``: intervals of the paired differences from ``chance`` and from ``random``
 
         ``similarity``: a row for each part and kind of random weights, with the rank correlation of the random and the
         trained network's maps.
@@ -168,7 +169,8 @@ def measure_data(
         The content of localisation.json, and the number of images left out because no finished fold tested them.
 
     Raises:
-        UserError: Results exist and ``overwrite`` is False; no image has a mask; or no fold can be used.
+        UserError: The output folder has files that may not be replaced; no image has a mask; no fold can be used; or
+            the model classifies whole studies or patients.
     """
     earlier = _check_results(output, overwrite)
     masked = [r for r in read_records(data, labelled=False, say=say) if _has_mask(r)]

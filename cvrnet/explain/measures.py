@@ -27,7 +27,7 @@ def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: f
 
     - ``share``: :math:`|B| / HW`, the mask's share of the image. This is the energy of a uniform map, the probability
       that a random point lies in the mask, and the IoU of a map that marks the whole image.
-    - ``energy``: :math:`\sum_B M / \sum M`, the part of the map inside the mask (Wang et al. 2020).
+    - ``energy``: :math:`\sum_B M / \sum M`, the share of the map's sum inside the mask (Wang et al. 2020).
     - ``pointing``: whether the map's maximum lies in the mask (the pointing game of Zhang et al. 2016, without their
       tolerance of 15 pixels); if there are several maxima, the share of the maxima in the mask.
     - ``iou``: intersection over union of the mask and the part of the map at or above the threshold.

@@ -30,7 +30,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str 
     names are left out.
 
     ``matrix`` has shape (C, C), and **its rows are the actual classes**, as from `cvrnet.metrics.confusion_matrix`; the
-    figure transposes it. ``classes`` are the names in the order of its rows.
+    figure transposes it. ``classes`` are the names of the classes, in the order of the matrix's rows.
 
     Raises:
         UserError: The matrix is not C x C.

@@ -48,7 +48,7 @@ def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
 def plot_precision_recall(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Draw the precision-recall curve of each class against the others, and their macro average; the legend gives AP.
 
-    A dotted line in the class's colour shows its share of the images, which is the precision of random guessing.
+    For each class, a dotted line in the same colour shows the class's share of the images: the precision of guessing.
     ``curves`` are from `cvrnet.metrics.precision_recall_curves`. If a class has no curve, the legend says "undefined".
     """
     figure, (ax,) = new_figure()

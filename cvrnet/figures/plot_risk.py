@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 4.6, 2.8  # inches of the axes
 
 
 def plot_risk_coverage(curves: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Draw a curve for each set of images.
+    """Draw the risk-coverage curve of each set of images.
 
     ``curves`` maps the name of each set to the result of `cvrnet.metrics.abstention.risk_coverage`.
     """

@@ -26,7 +26,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 MOST_CLASSES = len(OKABE_ITO) * len(DASHES)
 """The most classes that lines, legends and cells with numbers can show; with more, figures are drawn in another way."""
-CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # for all lines, if there are more classes
+CROWD: dict[str, Any] = {"color": "#a8a8a8", "linewidth": 0.6, "alpha": 0.5}  # lines of more than MOST_CLASSES classes
 
 
 def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figure, list[Axes]]:

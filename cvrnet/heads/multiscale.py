@@ -184,7 +184,7 @@ class MultiScaleAveragingHead(nn.Module):
 
     @torch.jit.ignore
     def reset(self, num_classes: int) -> None:
-        """Replace every block's classifier by a new one; 0 removes them."""
+        """Replace every block's classifier by a new one; 0 removes the classifiers."""
         check_num_classes(num_classes, self.task)
         self.num_classes = num_classes
         for block in self.blocks:

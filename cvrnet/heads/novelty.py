@@ -67,7 +67,7 @@ class NoveltyHead(nn.Module):
         self.register_buffer("side_bias", torch.zeros(()) if side_bias is None else side_bias.float())
 
     def with_quantiles(self, quantiles: Tensor) -> "NoveltyHead":
-        """Return a copy that compares images with another set; ``quantiles`` are those of the results for this set."""
+        """Return a copy with other reference images; ``quantiles`` are those of the head's results for these images."""
         return NoveltyHead(**{**dict(self.named_buffers()), "quantiles": quantiles})
 
     def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ class BagHead(MultiScaleAveragingHead):
         further: Other arguments of `MultiScaleAveragingHead`.
 
     Raises:
-        ValueError: The pooling is unknown, or `MultiScaleAveragingHead` raises it.
+        ValueError: The pooling is unknown, or `MultiScaleAveragingHead` refuses another argument.
 
     >>> head = BagHead([64, 128], num_classes=3)
     >>> slices = [torch.randn(30, 64), torch.randn(30, 128)]  # of two CTs, with 10 and 20 slices

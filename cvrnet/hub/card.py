@@ -105,8 +105,8 @@ def render_card(
         config: The model's config.json.
         decisions: The model's operating points, prediction sets and limits of uncertainty.
         best: The branch whose model is also in ``main``; "" for a single training.
-        folds: The scores of each branch.
-        metrics: The scores of a single training.
+        folds: Branch -> the content of the fold's metrics.json; empty for a single training.
+        metrics: The content of the metrics.json of a single training; empty for a run with folds.
         summary: The content of summary.json.
         severe: The sentences of the audit's severe findings; None if the run was not audited.
         marked: For each set of images (such as ``val``), the share of the images that are marked as unusual.
@@ -120,7 +120,7 @@ def render_card(
     settings = {key: run.get("config", {}).get(key) for key in _SETTINGS}
     architecture, data = str(config["architecture"]), str(run["data"])
     cfg: Any = model.pretrained_cfg
-    in_transformers = cfg["input_size"][0] == 3  # its image processor gives every model three channels
+    in_transformers = cfg["input_size"][0] == 3  # transformers gives every model three channels
     metadata = ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
@@ -182,7 +182,7 @@ def _base_models(config: Mapping[str, Any], model: nn.Module) -> list[str]:
 
 
 def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> list[_Evaluation]:
-    """Return the evaluations of a run; in a cross-validation, the one on its own data set comes first."""
+    """Return the evaluations of a run; in a cross-validation, the evaluation on the folds comes first."""
     data = str(run["data"]).removeprefix("hfds:") or "the run's data set"
     source = f"{run.get('test_source')} (a source that was kept for testing)"
     if summary:
@@ -230,8 +230,9 @@ def leaderboard_entries(
 ) -> list[dict[str, Any]]:
     """Return the content of ``.eval_results/cvrnet.yaml``: scores of the card, in a newer format than its metadata.
 
-    Scores of a cross-validation on a source kept for testing are left out. In an entry, ``task_id`` is the metric's
-    name. The list is empty if the data set is not on the Hub (``hfds:``), or huggingface_hub does not know the format.
+    In a cross-validation, scores on a source that was kept for testing are left out. In an entry, ``task_id`` is the
+    metric's name. The list is empty if the data set is not on the Hub (``hfds:``), or huggingface_hub does not know the
+    format.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):

@@ -51,7 +51,7 @@ def mark_card(text: str) -> str:
 def merge_file(
     name: str, there: bytes | None, ours: bytes, *, license: str = "", renew: bool = False
 ) -> tuple[bytes, list[str]]:
-    """Merge `ours` with the repository's file `there`; return the file to push, and the names of the edited parts.
+    """Merge `ours` with the repository's file `there`; return the result, and the names of the edited parts in it.
 
     With `renew`, the library's parts are replaced even if somebody edited them. Files and metadata without the
     library's marks (comments around each part) are then replaced, too, and so are files that cannot be read. `license`

@@ -34,7 +34,7 @@ class Pulled:
     revision: str
     commit: str
     folds: dict[str, str]  #: each fold's commit; empty for a single model
-    stale: str  #: why the Hub could not confirm that this is the newest commit; "" if it could
+    stale: str  #: why this may not be the newest commit of the branch; "" if it is, or if a commit was requested
 
 
 def pull_folds(

@@ -182,9 +182,9 @@ def _put(
 ) -> str:
     """Commit files to a branch, and remove its other files that this package wrote; return the commit.
 
-    Files that this package does not write stay, except in a new branch, which is still at the repository's commit
-    `first`. The Hub's answer can be lost after the commit was made, so after a failure the branch is compared with the
-    files.
+    Files that this package does not write stay, except in a new branch: its head is still `first`, the repository's
+    first commit. The Hub's answer can be lost after the commit was made, so after a failure the branch is compared with
+    the files.
     """
     repo = pushed.repo
 

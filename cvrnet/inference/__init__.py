@@ -1,4 +1,4 @@
-"""Predict with trained models: one fold, or all folds of a run as an ensemble."""
+"""Predict with one trained model, or with the models of all folds of a run as an ensemble."""
 
 from cvrnet.inference.predictor import Prediction, Predictor
 

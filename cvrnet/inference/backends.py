@@ -1,4 +1,4 @@
-"""Choose a model's backend: PyTorch, OpenVINO or ONNX Runtime (the last two run a converted copy from the cache)."""
+"""Choose the backend that runs a model: PyTorch, or, on ONNX files and converted copies, OpenVINO or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def open_model(
     images: float | None,
     checkpoints: Sequence[Path],
 ) -> tuple[Engine, Decisions]:
-    """Open a MODEL argument with a backend; return the engine and the stored decisions, such as thresholds.
+    """Open a MODEL argument with a backend; return the engine and the model's `Decisions`, such as thresholds.
 
     The arguments are those of `cvrnet.Predictor.from_pretrained`.
     """
@@ -50,7 +50,7 @@ def open_model(
             raise UserError(f"{model} is a single model, but folds can be chosen only from a run; leave the folds out")
         if compile or backend == "torch":
             raise UserError(
-                f"{model} is an ONNX file, which PyTorch does not run; expected a run folder or a checkpoint"
+                f"{model} is an ONNX file, which PyTorch cannot run or compile; expected a run folder or a checkpoint"
             )
         from cvrnet.onnx import load_onnx  # here, because onnx is an extra
 
@@ -97,7 +97,7 @@ def _can_convert(engine: TorchEngine, dtype: str) -> bool:
 def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, images: float) -> Engine:
     """Measure PyTorch and ONNX Runtime (if it is not installed, OpenVINO), and return the faster engine.
 
-    If a copy must be converted first and there are too few images, return PyTorch without measuring.
+    If a copy must be converted first and there are too few images, return PyTorch's engine without measuring.
     """
     from cvrnet.inference.converted_engine import ConvertedEngine
 

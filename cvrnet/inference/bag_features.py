@@ -1,4 +1,4 @@
-"""Make batches of bags from the stored vectors of their pictures, and predict the bags with a head."""
+"""Predict bags (studies or patients) with the heads of a model, from the stored feature vectors of their pictures."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class BagAnswers(NamedTuple):
 def answer_bags(model: CVRNet, bags: Bags) -> BagAnswers:
     """Predict bags with a model, on the device of the model's head.
 
-    The bags' vectors, (P, width), are the pooled maps of all encoders. If the model averages logits, its heads count as
-    a single head, as in `cvrnet.inference.Predictor`.
+    ``bags.vectors``, (P, width), has the pooled maps of all encoders for the P pictures of the bags. If the model
+    averages logits, its heads count as a single head, as in `cvrnet.inference.Predictor`.
     """
     head: Any = model.head.eval()
     with torch.inference_mode():

@@ -23,8 +23,8 @@ class ConvertedEngine:
     Args:
         engine: The networks in PyTorch, on the CPU.
         copies: The converted copy of each network, in the order of the networks.
-        dtype: A number format; ``auto`` is the fastest number format with which the probabilities of all networks stay
-            within `TOLERANCES`.
+        dtype: A number format; ``auto`` is the fastest number format with which no probability of any network differs
+            from PyTorch's by more than `TOLERANCES` allows.
         backend: ``openvino`` or ``onnxruntime``.
 
     Raises:
@@ -56,7 +56,7 @@ class ConvertedEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model does not average the probabilities of heads."""
+        """Number of heads; raises UserError if a model does not average the probabilities of its heads."""
         return self._torch.num_heads
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:

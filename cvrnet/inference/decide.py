@@ -19,10 +19,13 @@ from cvrnet.metrics.operating_points import OperatingPoint, positives, select_op
 
 @dataclass(frozen=True)
 class Decide:
-    """The decisions that the user wants for each image: positive or not, possible classes, abstention; none by default.
+    """Makes the decisions that the user asks for: positive classes, possible classes, abstention; by default, none.
+
+    Each decision adds entries to the result of a call, and columns to a table.
 
     Raises:
-        UserError: The model cannot make a wanted decision, or the value of ``coverage`` or ``abstain`` is not valid.
+        UserError: The model cannot make a requested decision, the value of ``coverage`` or ``abstain`` is not valid, or
+            ``by_class`` is set without ``coverage``.
     """
 
     decisions: Decisions  #: the thresholds, prediction sets and limits of uncertainty of the model

@@ -1,6 +1,6 @@
-"""Predict with several processes on one or more machines: each predicts some files, and one collects the results.
+"""Predict with several processes: each process predicts some of the files, and the main process collects the results.
 
-This needs accelerate (extra ``train``): ``accelerate launch`` starts the processes.
+``accelerate launch`` (extra ``train``) starts the processes, on one or more machines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PORTION = 8  # batches that each process works on between two exchanges of predi
 class SharedPrediction:
     """One of the processes that ``accelerate launch`` started.
 
-    Each process has its own device (with ``cuda``: its own GPU). The main process (`is_main`) collects the predictions.
+    With ``cuda``, each process has its own GPU. The main process (`is_main`) collects the predictions.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -50,7 +50,7 @@ class SharedPrediction:
                     if prediction.path != (path := next(expected, None)):
                         raise UserError(
                             f"the processes have different files: {prediction.path}, expected {path}; give every "
-                            "process equal paths"
+                            "process the same paths"
                         )
                     yield prediction
 

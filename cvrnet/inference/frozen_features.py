@@ -28,7 +28,7 @@ from cvrnet.inference.head_logits import HeadLogits
 from cvrnet.inference.prefetch import map_ahead
 from cvrnet.network import CVRNet
 
-FEATURES_VERSION = 1  #: increase this number if the vectors of images change: all entries are then computed again
+FEATURES_VERSION = 1  #: increase this if new code gives other vectors: all stored vectors are then computed again
 BATCH = 32  #: images in every forward pass; the last batch is filled up, so that vectors never depend on the batch
 MIRRORED = -1  #: the index of the view that is the mirror image
 
@@ -50,8 +50,8 @@ class FrozenFeatures:
         model: The network; its heads are not used.
         cache: The decoded images, in the network's size. Vectors are stored in the folder of the cache.
         device, amp: Device and number format, as `device` and `dtype` of `Predictor`. The default format is float32,
-            because it gives equal vectors on every machine, and heads on frozen encoders are sensitive to rounding.
-            Encoders compute as in prediction, with batch norm folded into the convolutions.
+            because it gives nearly the same vectors on every machine, and heads on frozen encoders are sensitive to
+            rounding. Encoders compute as in prediction, with batch norm folded into the convolutions.
         views: Number of views, at least 1.
         augmentation, seed: Settings of the augmented views, from view 1.
     """
@@ -93,7 +93,7 @@ class FrozenFeatures:
     def build(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
         """Compute the vectors that are missing, or whose image has changed.
 
-        ``progress`` is called after each batch with two numbers, both counted over all images: the views that are
+        ``progress`` is called after each batch with two counts, each summed over all images: the views that have been
         computed so far, and all views that must be computed.
 
         Raises:
@@ -105,7 +105,10 @@ class FrozenFeatures:
     def _complete(
         self, wanted: Files, records: Sequence[Record], progress: Callable[[int, int], object] | None = None
     ) -> None:
-        """Compute and store all vectors of each image and view that lacks a wanted file; spreads only if wanted."""
+        """Compute and store all vectors of each image and view that lacks one of the `wanted` files.
+
+        Spreads (see `spreads`) are computed only if `wanted` has the files of the spreads.
+        """
         spread = wanted is self._spreads
         todo = [
             (record, view)
@@ -148,7 +151,7 @@ class FrozenFeatures:
         return [self._rows[record.path] for record in records]
 
     def sides(self, records: Sequence[Record], view: int = 0) -> Vectors:
-        """Return how the left halves of the maps differ from the right (`novelty.sides`), (images, 2, width).
+        """Return how the left halves of the maps differ from the right halves (`novelty.sides`), (images, 2, width).
 
         The maps are those of the images (view 0) or of their mirror images (view `MIRRORED`). Differences that are
         missing are computed.
@@ -159,8 +162,8 @@ class FrozenFeatures:
     def spreads(self, records: Sequence[Record]) -> Vectors:
         """Return the standard deviations of the maps of images (view 0) over height and width, (images, width).
 
-        Deviations that are missing are computed. This pass also stores the vectors of view 0, so that `load` does not
-        compute them again.
+        Deviations that are missing are computed. The same forward pass also gives the vectors of view 0. They are
+        stored, so that `load` does not compute them again.
         """
         self._complete(self._spreads, records)
         found = [self._vector(self._spreads, 0, record)[0] for record in records]

@@ -24,8 +24,8 @@ class HeadLogits(nn.Module):
     """A network that returns every head's logits from one forward pass; a model without heads counts as one head.
 
     With ``bf16`` or ``fp16`` the feature maps are computed under autocast. A CVR-Net's heads and its `float32_parts`
-    compute in float32. The model must be in evaluation mode. ``novelty`` is a head of `cvrnet.heads.novelty` for a
-    CVR-Net; with it, the network also returns how far the images are from the training images.
+    compute in float32. The model must be in evaluation mode. ``novelty`` is a `NoveltyHead` for a CVR-Net;
+    with it, the network also returns how far the images are from the training images.
     """
 
     def __init__(self, model: nn.Module, precision: str = "fp32", novelty: NoveltyHead | None = None) -> None:
@@ -69,7 +69,7 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     Autocast would cast these weights again in every forward pass. A CVR-Net's heads and its `float32_parts` stay in
     float32. The encoders' own lists of float32 parts were chosen by measurement on 1,552 radiographs: with these lists,
-    no probability changed by more than 0.005; with only the heads in float32, some changed by 0.017
+    no probability changed by more than 0.005; with only the heads in float32, some changed by up to 0.017
     (docs/performance.md).
     """
     if not any(type(module) in (nn.Conv2d, nn.Linear) for part in _trunks(model) for module in part.modules()):

@@ -24,7 +24,7 @@ def compute_members(engine: Any, batches: Iterable[NDArray[np.uint8]], size: int
     Args:
         engine: One of `TorchEngine`, `ConvertedEngine` or `cvrnet.onnx.session.OnnxEngine`.
         batches: Images, uint8 (N, C, H, W), in the size of the preprocessing.
-        size: Images in a full batch (see `TorchEngine`).
+        size: Number of images in a full batch (see `TorchEngine.__call__`).
 
     Raises:
         UserError: The network gives a wrong number of classes, or its output is not finite even for a uniformly grey

@@ -27,15 +27,16 @@ class FoundImages(NamedTuple):
     """The images at some PATH arguments."""
 
     files: list[Path]
-    notes: list[str]  #: a line for each folder in which files or folders were skipped
+    notes: list[str]  #: a line for each folder in which entries were skipped, and the lines that `read_records` says
     problems: list[str]  #: a line for each folder that cannot be read, or has no image
     masked: list[Record]  #: the images for which a manifest or data set has a lung mask
 
 
 def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
-    """Find the images that paths name: files, folders, CSV manifests, ``hfds:`` data sets and patterns, in their order.
+    """Return the images at some paths, in the order of the paths.
 
-    A path that matches nothing is returned unchanged; reading it later gives an error.
+    A path is a file, a folder, a CSV manifest, an ``hfds:`` data set or a pattern. A path that matches nothing is
+    returned unchanged; reading it later gives an error.
     """
     found = FoundImages([], [], [], [])
     for given in paths:
@@ -128,12 +129,12 @@ def predict_paths(
             detect unusual images. False leaves the columns out; True raises UserError if the model cannot detect
             unusual images.
         num_workers: Number of processes that decode images, as ``processes`` in `Predictor.stream`.
-        say: Called on the main process, with a line for each folder in which files or folders were skipped, and with
-            each warning about a decision.
+        say: Called on the main process with each line about skipped files or folders and about reading a data set, and
+            with each warning about a decision.
 
     Raises:
-        UserError: No image is found; the model, a fold or the device does not exist; or the model does not have the
-            requested heads or decision.
+        UserError: No image is found; the model, a fold or the device does not exist; the model does not have the
+            requested heads or decision; or an option cannot be used with the model.
     """
     check_launch()
     shared = _shared_prediction(device)

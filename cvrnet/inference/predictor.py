@@ -1,4 +1,4 @@
-"""Predict with trained models: one fold, or all folds of a run as an ensemble."""
+"""Predict images with one trained model, or with the models of all folds of a run as an ensemble."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Predictor:
                 Runtime. With ``openvino`` or ``onnxruntime``, a checkpoint is converted once, and the copy is kept in
                 the cache. ``auto`` chooses the fastest backend for the number of ``images``.
             images: Number of images that will be predicted, to choose the backend; None means many.
-            checkpoints: The result of `cvrnet.runs.checkpoint.find_checkpoints` for the model, if it is known.
+            checkpoints: The result of `cvrnet.runs.checkpoint.find_checkpoints` for the model, if you have it already.
 
         Raises:
             UserError: The model or a fold does not exist, or the backend cannot run the model.
@@ -107,12 +107,12 @@ class Predictor:
             self.preprocessing.finder.use_masks(records)
 
     def whole_pictures(self) -> dict[Path, str]:
-        """Return picture -> reason for the pictures that were used whole; {} unless the model sees only the lungs."""
+        """Return the pictures that were not reduced to the lungs, with reasons; {} if the model sees whole pictures."""
         return {} if self.preprocessing.finder is None else dict(self.preprocessing.finder.whole)
 
     @property
     def models(self) -> list[Any]:
-        """The PyTorch networks, in float32, of which Grad-CAM can make maps; for an ONNX file, the `OnnxEngine`."""
+        """The PyTorch networks in float32, as Grad-CAM needs them; for an ONNX file, a list with the `OnnxEngine`."""
         return list(self.engine.models)
 
     @property
@@ -137,12 +137,12 @@ class Predictor:
 
     @property
     def averages_probabilities(self) -> bool:
-        """Whether the models average the probabilities of heads, so that each head's probabilities can be requested."""
+        """Whether the models average their heads' probabilities, so that each head's probabilities can be requested."""
         return bool(self.engine.averages_probabilities)
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model does not average the probabilities of heads."""
+        """Number of heads; raises UserError if a model does not average the probabilities of its heads."""
         return int(self.engine.num_heads)
 
     def __call__(
@@ -182,7 +182,7 @@ class Predictor:
             One prediction for each file. If the file cannot be read, or its probabilities are NaN, ``error`` is set.
 
         Raises:
-            UserError: Heads were requested, but `num_heads` raises UserError; or as in `member_probabilities`.
+            UserError: ``batch_size`` is below 1; ``heads`` without `averages_probabilities`; or as in `member_probabilities`.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
@@ -218,7 +218,7 @@ class Predictor:
     ) -> list[Prediction]:
         """Classify images that are already read: names and pixels (H, W, C), in the size of the preprocessing.
 
-        If the probabilities of an image are NaN, ``error`` is set. For `size`, see `member_probabilities`.
+        If an image's probabilities are NaN, its prediction has an ``error``. For `size`, see `member_probabilities`.
         """
         (members,) = compute_members(self.engine, [self._pixels([image for _, image in images])], size)
         return self.predictions([path for path, _ in images], *members, heads=heads)
@@ -254,10 +254,7 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The message for an image whose prediction is NaN.
-
-        If the prediction for a grey image is NaN, too, `compute_members` raises UserError.
-        """
+        """The message for an image whose prediction is NaN, although a grey image has a prediction."""
         advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32)"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 
@@ -285,7 +282,7 @@ class Predictor:
 
         Raises:
             UserError: The model cannot predict images of this height and width; or its output is NaN even for a grey
-                image, because its weights, mean or std are not finite.
+                image, because its weights, mean or std are not finite, or its numbers overflow.
         """
         (members,) = compute_members(self.engine, [np.asarray(images, np.uint8)], size)
         return members[0]

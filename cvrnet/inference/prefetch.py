@@ -47,7 +47,7 @@ def map_ahead(
                 yield first, result.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that decodes images ended; if there is too little memory, use a smaller --num-workers"
+                "a process that decodes images ended unexpectedly; if memory is short, use a smaller --num-workers"
             ) from error
         finally:
             for _, result in waiting:  # the consumer stopped: cancel queued calls

@@ -26,16 +26,17 @@ class FoundStudies(NamedTuple):
     """The bags (studies or patients) at some PATH arguments."""
 
     studies: list[Study]
-    problems: list[str]  #: a line for each file or row that cannot be used
+    problems: list[str]  #: a line for each file, folder, row or bag that cannot be used
 
 
 def find_studies(
     paths: Iterable[str | DataSet], unit: str, slices: int, say: Callable[[str], object] = lambda line: None
 ) -> FoundStudies:
-    """Find the bags at some paths: single pictures, folders, series, volumes, or manifests with ids.
+    """Find the bags (studies or patients) at some paths.
 
-    If a picture has no ``study_id`` in a manifest and is not a slice of a volume, its folder is its study. A picture
-    that is itself a PATH argument is a bag of one. From each volume, at most ``slices`` slices are taken.
+    A path is a picture, a volume, a folder, a CSV manifest, an ``hfds:`` data set or a pattern. If a picture has no
+    ``study_id`` in a manifest and is not a slice of a volume, its folder is its study. A picture that is itself a PATH
+    argument is a bag of one. From each volume, at most ``slices`` slices are taken.
     """
     records: list[Record] = []
     problems: list[str] = []

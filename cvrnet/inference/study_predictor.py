@@ -1,4 +1,4 @@
-"""Predict bags of pictures with trained models: one fold, or all folds of a run as an ensemble."""
+"""Predict bags (studies or patients) with one trained model, or with the models of all folds as an ensemble."""
 
 from __future__ import annotations
 

@@ -49,12 +49,12 @@ class TorchEngine:
 
     @property
     def averages_probabilities(self) -> bool:
-        """Whether the models average the probabilities of heads, so that each head's probabilities can be requested."""
+        """Whether the models average their heads' probabilities, so that each head's probabilities can be requested."""
         return all(averages_probabilities(model) for model in self.models)
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if a model does not average the probabilities of heads."""
+        """Number of heads; raises UserError if a model does not average the probabilities of its heads."""
         for model in self.models:
             if not averages_probabilities(model):
                 name = model.pretrained_cfg["architecture"]

@@ -20,7 +20,7 @@ from cvrnet.runs.float32_parts import KEY, float32_parts, joined_names, whole_en
 
 BOUND = 5e-3  #: largest change of a probability that the default number format may cause, against float32
 IMAGES = 64  #: number of images on which the change is measured
-MARGIN = 0.5  # share of the bound that the change may reach on these images; on others, it may be twice as large
+MARGIN = 0.5  # share of the bound that the change may reach on these images: other images may change more
 _BATCH = 16
 
 

@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str], task: str) -> Iterator[Answer]:
     """Yield each prediction; after the slices of a patient, also the mean predictions.
 
-    There is one mean for each series, if the patient has several, and one mean over all slices of the patient.
+    There is one mean for each series, if the patient has several series, and one mean over all slices of the patient.
 
     The images must be in the order of `cvrnet.data.series.arrange`.
     """
@@ -50,7 +50,7 @@ def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str],
 
 
 def _mean(pairs: Sequence[tuple[Slice, Prediction]], classes: Sequence[str], task: str) -> Prediction:
-    """Return the mean over the slices that could be read; its path is the volume, or the common folder of several."""
+    """Return the mean over the readable slices; its path is the volume, or the common folder of several volumes."""
     path = Path(os.path.commonpath({str(slice_.volume) for slice_, _ in pairs}))
     read = [prediction for _, prediction in pairs if not prediction.error]
     if not read:

@@ -1,4 +1,7 @@
-"""Load and convert the authors' Keras 2.3.1 checkpoints, and count parameters as Keras does (docs/keras.md)."""
+"""Load and convert Keras 2.3.1 checkpoints of the CVR-Net papers' authors, and count parameters as Keras does.
+
+See docs/keras.md.
+"""
 
 from cvrnet.keras.convert import convert_keras, load_keras
 from cvrnet.keras.parameters import keras_parameter_counts

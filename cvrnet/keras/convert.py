@@ -1,4 +1,4 @@
-"""Convert one of the authors' Keras checkpoints to a run folder."""
+"""Convert a Keras checkpoint of the CVR-Net papers' authors to a run folder."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
     Raises:
-        UserError: The file is not a checkpoint of the notebook's network. The message names weights that are missing,
-            surplus or of a wrong shape.
+        UserError: The file is not a checkpoint of the network in the authors' notebook. The message names weights that
+            are missing, surplus (unknown to the network) or of a wrong shape.
     """
     try:
         return _load(Path(file))

@@ -65,7 +65,7 @@ def _xception(to: str) -> Iterator[KerasWeight]:
         separable = {2: "entry.0.rep", 3: "entry.1.rep", 4: "block3.body", 13: "block12.body", 14: "exit"}.get(
             block, f"middle.{block - 5}.rep"
         )
-        first = 0 if block in (2, 14) else 1  # others start with a ReLU
+        first = 0 if block in (2, 14) else 1  # the other blocks start with a ReLU
         for i in range(3 if 5 <= block <= 12 else 2):
             layer, ours = f"xce_block{block}_sepconv{i + 1}", f"{to}{separable}.{first + 3 * i}"
             yield KerasWeight(layer, "depthwise_kernel", f"{ours}.conv1.weight", DEPTHWISE)

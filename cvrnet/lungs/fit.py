@@ -38,7 +38,7 @@ def fit_segmenter(
     same network.
 
     ``device`` and ``amp`` are as in `cvrnet.devices`. ``progress`` is called after each epoch with the number of epochs
-    done and the total.
+    done and the total number of epochs.
     """
     place = select_device(device)
     precision = select_precision(amp, place)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cvrnet.errors import UserError
 from cvrnet.metrics.inputs import check
 
-SHARES = tuple(n / 100 for n in range(1, 100))  #: shares of images to pass on; a checkpoint has a limit for each
+SHARES = tuple(n / 100 for n in range(1, 100))  #: possible shares of images to pass on; each share has a limit
 
 
 def _least_confidence(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -34,8 +34,8 @@ def entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 SCORES = {"least_confidence": _least_confidence, "margin": _margin, "entropy": entropy}
 """Name -> function of the probabilities, (N, C), that returns the uncertainty of each image, (N,).
 
-Mutual information is not among them: its size depends on the number of folds and heads, so a limit that was chosen for
-one fold would not hold for the ensemble.
+Mutual information is not one of these scores: its size depends on the number of folds and heads, so a limit that was
+chosen for one fold would not hold for the ensemble.
 """
 
 
@@ -45,10 +45,10 @@ class Abstention:
 
     score: str  #: a key of `SCORES`
     images: int  #: number of validation images
-    limits: list[float]  #: for each of `SHARES`: the score that this share of the validation images exceeds
+    limits: list[float]  #: for each of `SHARES`: the score that about this share of the validation images exceeds
 
     def passed_on(self, probabilities: ArrayLike, share: float) -> NDArray[np.bool_]:
-        """Return whether to pass on each image, (N,): its uncertainty is above the limit for this share of images.
+        """Return a mask (N,) of the images to pass on: those whose uncertainty is above the limit for this share.
 
         Raises:
             UserError: The share is not one of `SHARES`.
@@ -73,7 +73,9 @@ class Abstention:
         except TypeError as error:
             raise ValueError("its abstention has an unexpected form; expected score, images and limits") from error
         if not possible:
-            raise ValueError("its abstention has impossible values")
+            raise ValueError(
+                "its abstention has impossible values; expected a known score, 1 or more images, and limits of 0 to 100"
+            )
         return found
 
 
@@ -92,7 +94,8 @@ def choose_abstention(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequ
 def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> dict[str, Any]:
     """Return the risk-coverage curve: the share of wrong predictions (risk) among the k most certain images.
 
-    The curve has a point for each k from 1 to N (El-Yaniv & Wiener 2010, JMLR 11:1605).
+    The curve has a point for each k from 1 to N (El-Yaniv & Wiener 2010, JMLR 11:1605). ``score``, a key of `SCORES`,
+    names the uncertainty score by which the images are sorted.
 
     Returns:
         ``coverage`` (k / N) and ``risk``, of shape (N,), and ``area``, the mean of the risk. The points of images
@@ -106,7 +109,7 @@ def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> di
     uncertain = SCORES[score](table)
     order = np.argsort(uncertain, kind="stable")
     wrong = (table.argmax(1) != labels)[order]
-    last = np.searchsorted(uncertain[order], uncertain[order], side="right")  # how many are at least as certain
+    last = np.searchsorted(uncertain[order], uncertain[order], side="right")  # number of images at least as certain
     risk = np.cumsum(wrong)[last - 1] / last
     return {"coverage": np.arange(1, len(labels) + 1) / len(labels), "risk": risk, "area": float(risk.mean())}
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 def attention_scores(
     shares: Sequence[NDArray[np.float64]], lesions: Sequence[NDArray[np.bool_]]
 ) -> dict[str, float | int]:
-    """Return how well each picture's share in its bag's prediction distinguishes pictures with and without a lesion.
+    """Return how well the pictures' shares in a bag's prediction separate pictures with a lesion from the others.
 
-    Only bags with both kinds of pictures count.
+    Only bags that have pictures with a lesion and pictures without a lesion count.
 
     Args:
         shares: For each bag, the share of each picture in the prediction, (pictures,).
@@ -24,7 +24,7 @@ def attention_scores(
 
     Returns:
         An empty dict if no bag counts; otherwise ``studies``, the number of bags that count, and means over these bags.
-        ``roc_auc``: the AUC within a bag. ``top_has_lesion``: whether the picture with the largest share has a lesion.
+        ``roc_auc``: the AUC within a bag. ``top_has_lesion``: 1 if the picture with the largest share has a lesion.
         ``share_of_lesions``: the sum of the shares of the pictures with a lesion. ``pictures_with_lesion``: the
         fraction of pictures with a lesion; with equal shares, ``share_of_lesions`` would have this value.
 

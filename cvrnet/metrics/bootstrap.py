@@ -29,10 +29,11 @@ def bootstrap_intervals(
     """Return 95 % percentile intervals ``[low, high]`` of the scores, with the keys of `classification_scores`.
 
     Patients are drawn with replacement, each with all of their images (cluster bootstrap). Images of one patient are
-    similar, so resampling images would give intervals that are too narrow. If a score is undefined in more than a tenth
-    of the resamples (as for a class with fewer than about three patients), its interval is None. Otherwise only the
-    resamples in which the score is defined are used. If all resamples agree, as for a class without errors, the
-    interval has no width; then use ``cvrnet.metrics.bootstrap.exact_interval``.
+    similar, so resampling single images would give intervals that are too narrow. If a score is undefined in more than
+    a tenth of the resamples (as for a class with fewer than about three patients), its interval is None. Otherwise, the
+    interval is computed from the resamples in which the score is defined. If a score is the same in all resamples, as
+    the sensitivity of a class without errors, its interval has no width; then use
+    ``cvrnet.metrics.bootstrap.exact_interval``. If there is only one patient, all intervals are None.
 
     Args:
         y_true: Class indices, shape (N,).
@@ -73,8 +74,8 @@ def mean_interval(
 ) -> tuple[float | None, list[float] | None]:
     """Return the mean of one value per image, and its 95 % interval by resampling patients (`bootstrap_intervals`).
 
-    ``values`` has shape (N,). Images whose value is NaN are left out; if all are NaN, both results are None. The other
-    arguments are those of `bootstrap_intervals`.
+    ``values`` has shape (N,). Images whose value is NaN are left out. If all values are NaN, the mean and its interval
+    are None. The other arguments are those of `bootstrap_intervals`.
     """
     table = np.asarray(values, np.float64)
     there = ~np.isnan(table)
@@ -89,9 +90,10 @@ def mean_interval(
 def share_interval(
     hits: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> tuple[float | None, list[float] | None]:
-    """Return the share of hits and its 95 % interval: `mean_interval`, or `exact_interval` if the share is 0 or 1.
+    """Return the share of hits, and its 95 % interval by resampling patients (`bootstrap_intervals`).
 
-    ``hits`` has shape (N,): 1, 0, or NaN for images to leave out.
+    If the share is 0 or 1, the interval comes from `exact_interval` instead. ``hits`` has shape (N,): 1, 0, or NaN for
+    images to leave out.
     """
     table = np.asarray(hits, np.float64)
     share, bounds = mean_interval(table, groups)
@@ -106,8 +108,8 @@ def auc_interval(
 ) -> tuple[float | None, list[float] | None]:
     """Return the AUC of a score (N,), and its 95 % interval by resampling patients as in `bootstrap_intervals`.
 
-    ``truth`` says whether each sample is positive. Both results are None if all samples are positive, or all are
-    negative.
+    ``truth`` says whether each sample is positive. If all samples are positive, or all are negative, the AUC and its
+    interval are None.
 
     >>> auc_interval([True, False, True, False], [0.9, 0.1, 0.4, 0.4])[0]
     0.875
@@ -123,7 +125,7 @@ def auc_interval(
 def balanced_accuracies(
     y_true: ArrayLike, guesses: ArrayLike, groups: Sequence[Hashable] | None = None, n: int = 1000, seed: int = 0
 ) -> list[tuple[float, list[float] | None]]:
-    """Return the balanced accuracies of M models' predictions for the same images, and their 95 % intervals.
+    """Return the balanced accuracy of each of M models on the same images, paired with its 95 % interval.
 
     ``y_true`` are class indices of shape (N,), and ``guesses`` are the predicted class indices, of shape (M, N). The
     balanced accuracy is the mean recall of the classes that occur in ``y_true``. Intervals are as in
@@ -164,8 +166,8 @@ def weighted_scores(
 ) -> dict[str, Any]:
     """Return the scores under B sets of sample weights of shape (B, N): a nested dictionary of arrays of shape (B,).
 
-    Undefined scores are NaN. The scores agree with `classification_scores` for weights of one, and with scikit-learn's
-    ``sample_weight``.
+    Undefined scores are NaN. If all weights are one, the scores equal those of `classification_scores`. For other
+    weights, they equal scikit-learn's scores with these weights as ``sample_weight``.
     """
     predicted, confidence = table.argmax(1), table.max(1)
     scores = weighted_confusion(labels, table, classes, weights)
@@ -198,7 +200,8 @@ def ranking(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return AUC and average precision for B sets of weights (B, N): two arrays (B,).
 
-    The AUC is the share of pairs of a positive and a negative image in the right order; ties count half.
+    The AUC is the share of pairs (a positive and a negative image) in which the positive image has the higher score;
+    ties count half.
     """
     order = np.argsort(-score)
     # Samples with equal scores are summed first: their order is arbitrary and must have no effect.
@@ -237,7 +240,7 @@ def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[
 
 
 def _intervals(score: Callable[[NDArray[np.float64]], Any], members: NDArray[np.intp], n: int, seed: int) -> Any:
-    """Return the intervals of what ``score`` gives for the weights of resamples; see `resample` and `as_intervals`."""
+    """Return 95 % intervals of the scores that the function ``score`` computes from the weights of `resample`."""
     n_groups = int(members.max()) + 1
     return as_intervals([score(weights) for weights in resample(members, n_groups, n, seed)], few=n_groups < 2)
 
@@ -247,7 +250,7 @@ def as_intervals(parts: Sequence[Any], few: bool) -> Any:
 
     Each of the `parts` has the values of one chunk of `resample`, or of all resamples: an array with one value for each
     resample, or a nested dictionary of such arrays. An interval is None if there are too few patients (``few``), or if
-    less than `MIN_DEFINED` of the values are defined.
+    the share of the values that are defined is below `MIN_DEFINED`.
     """
     scores = [np.concatenate(values) for values in zip(*map(_leaves, parts), strict=True)]
     found: list[list[float] | None] = [None] * len(scores)
@@ -256,7 +259,7 @@ def as_intervals(parts: Sequence[Any], few: bool) -> Any:
         defined = values[~np.isnan(values)]
         if not few and len(defined) >= MIN_DEFINED * len(values):
             by_count.setdefault(len(defined), {})[place] = defined
-    for rows in by_count.values():  # one call for all scores takes a fifth of the time of one call for each
+    for rows in by_count.values():  # one call for many scores takes a fifth of the time of a call for each
         bounds = np.percentile(np.stack([*rows.values()]), [100 * TAIL, 100 * (1 - TAIL)], axis=1)
         for place, interval in zip(rows, bounds.T.tolist(), strict=True):
             found[place] = interval

@@ -17,7 +17,7 @@ ECE_BINS = 15
 def brier_score(y_true: ArrayLike, probabilities: ArrayLike) -> float:
     """Return Brier's score over all classes: mean over samples of sum_k (p_k - [y = k])², 0 to 2 (Brier 1950).
 
-    With two classes it is twice the score of the positive class alone.
+    With two classes, it is twice the Brier score of the positive class alone.
 
     >>> brier_score([0, 1], [[1.0, 0.0], [0.5, 0.5]])
     0.25
@@ -83,7 +83,7 @@ def _reliability(truth: NDArray[np.bool_], predicted: NDArray[np.float64], n_bin
 
 
 def bin_numbers(probability: NDArray[np.float64], n_bins: int) -> NDArray[np.intp]:
-    """Return the bin of each probability: m - 1 if it is in ((m-1)/M, m/M] with M = ``n_bins``, and 0 if it is 0."""
+    """Return the index of each probability's bin: m - 1 in ((m-1)/M, m/M], where M is ``n_bins``; 0 for the value 0."""
     if n_bins < 1:
         raise UserError(f"{n_bins} bins: expected at least 1")
     return np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], probability)

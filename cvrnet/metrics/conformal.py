@@ -47,7 +47,7 @@ class PredictionSets:
         Args:
             probabilities: Shape (N, C).
             classes: Names of the columns.
-            coverage: The share of patients whose set contains the true class, one of `COVERAGES`.
+            coverage: The target share of patients whose set contains the true class, one of `COVERAGES`.
             by_class: Guarantee the coverage for each class; a class with too few validation patients is then in every
                 set.
 
@@ -61,7 +61,7 @@ class PredictionSets:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> PredictionSets:
-        """Make the sets' limits from the values in an untrusted file; ValueError if the values are impossible."""
+        """Make `PredictionSets` from the values in an untrusted file; ValueError if the values are impossible."""
         try:
             sets = cls(**values)
             columns = [sets.least, *sets.by_class.values()]
@@ -77,7 +77,10 @@ class PredictionSets:
                 "its prediction sets have an unexpected form; expected patients, least and by_class"
             ) from error
         if not possible:
-            raise ValueError("its prediction sets have impossible values")
+            raise ValueError(
+                "its prediction sets have impossible values; expected 1 or more patients, known classes, and limits "
+                "from 0 to 1"
+            )
         return sets
 
 
@@ -93,9 +96,9 @@ def calibrate_sets(
 ) -> PredictionSets:
     """Calibrate prediction sets on validation images.
 
-    Each patient counts once, for any number of images: each image has the weight 1 / (images of its patient), as if one
-    image of each patient were drawn (Dunn, Wasserman & Ramdas 2023, JASA 118:2491, pooling). With few patients, a high
-    coverage is possible only with all classes in the set.
+    Each patient counts once, even with several images: each image has the weight 1 / (number of images of its patient),
+    as if one image of each patient were drawn (Dunn, Wasserman & Ramdas 2023, JASA 118:2491, pooling). With few
+    patients, a high coverage is possible only with all classes in the set.
 
     Args:
         y_true: Class indices, shape (N,).
@@ -116,8 +119,9 @@ def calibrate_sets(
 def _least(p: NDArray[np.float64], patients: NDArray[np.intp]) -> list[float]:
     """Return the limit for each coverage: the highest that enough patients reach; 0 if there are too few patients.
 
-    An image reaches a limit if its true class has at least this probability. A patient counts as the share of the
-    patient's images that reach the limit. For n patients, the sum of these shares must be at least (n + 1) * coverage.
+    An image reaches a limit if the probability of its true class is at least the limit. A patient counts as the share
+    of the patient's images that reach the limit. For n patients, the sum of these shares must be at least (n + 1) *
+    coverage.
     """
     _, inverse, counts = np.unique(patients, return_inverse=True, return_counts=True)
     order = np.argsort(-p)
@@ -130,9 +134,10 @@ def _least(p: NDArray[np.float64], patients: NDArray[np.intp]) -> list[float]:
 
 
 def average_sets(members: Sequence[PredictionSets | None]) -> PredictionSets | None:
-    """Return the sets of an ensemble that averages its members' probabilities; each limit is the members' mean.
+    """Return the sets of an ensemble that averages its members' probabilities; each limit is the mean over the members.
 
-    The coverage is guaranteed for each member; for the ensemble it must be measured. None if a member has no sets.
+    The coverage is guaranteed for each member; for the ensemble, it must be measured. The result is None if a member
+    has no sets. A class that ``by_class`` of any member lacks is left out of the result's ``by_class``.
     """
     known = [member for member in members if member is not None]
     if not known or len(known) < len(members):

@@ -17,7 +17,7 @@ def decision_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequen
     """Return the net benefit of each class against the others: ``{"per_class": {name: curve}, "macro": curve}``.
 
     A curve has ``threshold``, ``net_benefit`` and ``treat_all``, for thresholds of 0.01 to 0.99. The threshold is the
-    lowest probability at which one would act (treat, or examine further). A threshold of 0.2 means that one missed
+    lowest probability at which the user would act (treat, or examine further). A threshold of 0.2 means that one missed
     patient is as bad as four needless actions. Net benefit = TP / N - FP / N * threshold / (1 - threshold), in true
     positives per image: the gain from acting on the model's probability, minus the cost of needless actions.
     ``treat_all`` is the net benefit of acting on every image; acting on no image has the net benefit 0. At a threshold
@@ -36,7 +36,7 @@ def decision_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequen
     for k, name in enumerate(classes):
         truth = labels == k
         if truth.any():
-            # The number of images whose probability is at least each threshold.
+            # The numbers of images (of the class, of other classes) whose probability is at least each threshold.
             true = truth.sum() - np.searchsorted(np.sort(table[truth, k]), THRESHOLDS)
             false = (~truth).sum() - np.searchsorted(np.sort(table[~truth, k]), THRESHOLDS)
             per_class[name] = {

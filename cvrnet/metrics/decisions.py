@@ -23,7 +23,7 @@ from cvrnet.metrics.recalibration import Recalibration
 
 @dataclass(frozen=True)
 class Decisions:
-    """Thresholds, prediction sets and abstention of one model, or of an ensemble; empty for a model without them.
+    """Thresholds, prediction sets and abstention of a model or an ensemble; an empty list or None if not available.
 
     If the model has a calibration, the decisions apply to the calibrated probabilities.
     """
@@ -46,7 +46,10 @@ class Decisions:
         """
         values = {} if values is None else values
         if not isinstance(values, Mapping) or not {*values} <= {field.name for field in fields(cls)}:
-            raise ValueError("its decisions have an unexpected form")
+            raise ValueError(
+                "its decisions have an unexpected form; expected an object with operating_points, prediction_sets, "
+                "abstention and calibration"
+            )
         listed, sets, abstention, calibration = (values.get(field.name) for field in fields(cls))
         if not isinstance(listed or [], list) or not all(isinstance(value, Mapping) for value in listed or ()):
             raise ValueError("its operating points are not a list of objects")
@@ -66,7 +69,9 @@ class Decisions:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError("its decisions have an unexpected form")
+        raise ValueError(
+            "its decisions have an unexpected form; expected prediction_sets, abstention and calibration as objects"
+        )
     return value
 
 
@@ -78,9 +83,9 @@ def choose_decisions(
     sensitivity: Mapping[str, float],
     specificity: Mapping[str, float],
 ) -> Decisions:
-    """Choose all decisions on validation images, with class indices (N,), probabilities (N, C) and patients (N,).
+    """Choose the thresholds, prediction sets and abstention of a model on validation images.
 
-    For the arguments see `choose_operating_points`, `calibrate_sets` and `choose_abstention`.
+    For the arguments, see `choose_operating_points` and `calibrate_sets`.
     """
     return Decisions(
         choose_operating_points(y_true, probabilities, classes, sensitivity, specificity),
@@ -96,7 +101,7 @@ def choose_finding_decisions(
     sensitivity: Mapping[str, float],
     specificity: Mapping[str, float],
 ) -> Decisions:
-    """Choose the thresholds of each finding on the validation images for which it is known.
+    """Choose the thresholds of each finding on the validation images for which the finding is known.
 
     ``truth`` is 1, 0, or NaN where a finding is not known, (N, C); ``probabilities`` are (N, C). There are no
     prediction sets and no abstention, because these need images with exactly one class.

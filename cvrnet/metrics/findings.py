@@ -49,8 +49,8 @@ def finding_scores(
     present in all images for which they are known, or in none.
 
     - AUC and average precision are as in scikit-learn.
-    - brier_score is the mean of (p - y)^2. expected_calibration_error compares p with the frequency of the finding, in
-      15 bins of equal width.
+    - brier_score is the mean of (p - y)^2, where p is the probability and y the truth (1 or 0).
+      expected_calibration_error compares p with the frequency of the finding, in 15 bins of equal width.
     - Intervals resample patients (see `cvrnet.metrics.bootstrap_intervals`), with the same resamples for all findings.
 
     Args:

@@ -45,7 +45,7 @@ def check(
 
 
 def unchecked() -> AbstractContextManager[None]:
-    """Return a context in which scikit-learn skips the checks of its inputs, which take half of the time of a score."""
+    """Return a context in which scikit-learn does not check its inputs; the checks take half of the time of a score."""
     from sklearn import config_context  # here, because predictions need no scikit-learn
 
     context: AbstractContextManager[None] = config_context(assume_finite=True, skip_parameter_validation=True)

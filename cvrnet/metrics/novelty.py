@@ -14,7 +14,7 @@ FALSE_ALARMS = 0.05  #: the share of the validation images that is marked as unl
 def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
     """Return the quantiles for `NoveltyHead`, (201,), from the distances (N,) of validation images.
 
-    A distance beyond all others is added, as in split conformal prediction. So a new image that is similar to the
+    A distance above all of these is added, as in split conformal prediction. So a new image that is similar to the
     validation images has a distance above the quantile q with a probability of about 1 - q or less, even if there are
     few validation images.
     """
@@ -23,12 +23,12 @@ def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
 
 
 def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """Return, for each image, the share of the validation images that are nearer to the training images: (N,).
+    """Return the share of the validation images that are nearer to the training images than each image is: (N,).
 
     The share is the mean over F models. It is NaN if no model has distances (F is 0).
 
     Args:
-        distances: Distances from the training images of each model, (N, F).
+        distances: Distance of each image from the training images of each model, (N, F).
         quantiles: The quantiles of each model's `NoveltyHead`: F arrays (Q,).
 
     >>> unlike([[0.0], [1.5], [9.0]], [[1.0, 2.0, 4.0]])
@@ -43,5 +43,5 @@ def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.f
 
 
 def is_marked(shares: ArrayLike) -> NDArray[np.bool_]:
-    """Return whether images are marked as unusual, from the results of `unlike`."""
+    """Return whether each image is marked as unusual: its share from `unlike` is above 1 - `FALSE_ALARMS`."""
     return np.asarray(shares, np.float64) > 1 - FALSE_ALARMS

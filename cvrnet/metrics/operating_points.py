@@ -36,7 +36,7 @@ class OperatingPoint:
 
     @property
     def name(self) -> str:
-        """The rule with its target: ``sensitivity=0.9``, ``youden``."""
+        """The rule with its target, such as ``sensitivity=0.9``; ``youden`` has no target."""
         return self.rule if self.target is None else f"{self.rule}={self.target:g}"
 
     @property
@@ -72,7 +72,9 @@ class OperatingPoint:
         try:
             point = cls(**values)
         except TypeError as error:
-            raise ValueError(f"{values!r:.200} is not an operating point") from error
+            raise ValueError(
+                f"{values!r:.200} is not an operating point; expected class_name, rule, target, threshold, 4 counts"
+            ) from error
         counts = (point.true_positives, point.positives, point.true_negatives, point.negatives)
         numbers = [point.threshold, *([] if point.target is None else [point.target])]
         possible = (
@@ -96,7 +98,7 @@ def targets_by_class(
 ) -> dict[str, float]:
     """Return the target of each class that has one, from a number for all classes or from numbers by class name.
 
-    A class without a number gets the default.
+    A class without a number gets the default; if the default is None, the class gets no target.
 
     Raises:
         UserError: A number is for a class that is not in ``classes``.
@@ -138,8 +140,8 @@ def choose_operating_points(
         y_true: Class indices, shape (N,).
         probabilities: Shape (N, C).
         classes: Names of the columns.
-        sensitivity: The target of each class that has one.
-        specificity: The target of each class that has one.
+        sensitivity: The target sensitivity of each class that has one.
+        specificity: The target specificity of each class that has one.
 
     Returns:
         The points of each class. A class without images, or with all images, has no points.

@@ -96,7 +96,8 @@ def compare_mean_auc(
         The values that `compare_auc` returns.
 
     Raises:
-        UserError: No class has an AUC; or a class with an AUC is present in only one patient, or absent in only one.
+        UserError: No class has an AUC; or a class with an AUC is present in only one patient, or absent in only
+            one patient.
     """
     answers, mine = np.asarray(truth, float), np.asarray(one, float)
     tables = np.concatenate([mine[None], np.asarray(other, float).reshape(-1, *mine.shape)])

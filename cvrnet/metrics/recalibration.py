@@ -43,7 +43,10 @@ class Recalibration:
         if {*values} != {"scale", "bias"} or not isinstance(bias, list | tuple) or len(bias) != len(classes):
             raise ValueError("its calibration has an unexpected form; expected scale, and a bias for each class")
         if not all(type(v) in (int, float) and abs(v) <= MAX_BIAS for v in (scale, *bias)) or not scale > 0:
-            raise ValueError("its calibration has impossible numbers")
+            raise ValueError(
+                f"its calibration has impossible numbers; expected a scale above 0, and biases from -{MAX_BIAS} "
+                f"to {MAX_BIAS}"
+            )
         return cls(float(scale), tuple(map(float, bias)))
 
 
@@ -122,7 +125,7 @@ def fit_prior(probabilities: ArrayLike, trained: Sequence[float]) -> tuple[Recal
             inversely to its number of images, these are equal shares.
 
     Returns:
-        The correction, which is a bias for each class, and the estimated shares, (C,).
+        The `Recalibration`, with scale 1 and a bias for each class; and the estimated shares, (C,).
     """
     odds = np.exp(_logs(probabilities)) / np.asarray(trained)
     prior = np.asarray(trained, np.float64)

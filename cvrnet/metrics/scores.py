@@ -76,7 +76,7 @@ def _one_against_others(
 ) -> list[float | None]:
     """Return one of scikit-learn's scores for each class; None where it is not defined.
 
-    ``truth`` and ``table`` are (N, C). One call for all classes takes half the time of one call for each.
+    ``truth`` and ``table`` are (N, C). One call for all classes takes half the time of one call for each class.
     """
     found: list[float | None] = [None] * len(defined)
     if defined.any():
@@ -136,7 +136,8 @@ def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:
     """Return mean and standard deviation over folds, of numbers or of score dictionaries (key by key, nested).
 
     Each number becomes ``{"mean", "std", "n"}``, where n is the number of folds in which it is defined (not None). If
-    it is defined in no fold, mean and std are None. Names and lists, such as the confusion matrix, are left out.
+    it is defined in no fold, mean and std are None. Names, lists (such as the confusion matrix) and keys that a fold
+    lacks are left out.
 
     `ddof=0` (dividing by n) is the "mean ± standard deviation" of the CVR-Net papers: it reproduces every cell of Table
     3 in the first paper from the table's rows of single folds. `ddof=1` (the sample standard deviation, larger by 12 %

@@ -44,7 +44,7 @@ class ConvertedCopy:
         if not self.file.is_file():
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             network = load_network([self._folder])
-            network.decisions = Decisions()  # the ensemble's decisions are applied afterwards
+            network.decisions = Decisions()  # `Predictor` applies them, to the mean of all folds
             with atomic_write(self.file) as target:
                 write_checked(network, {}, target, images())
         return load_onnx(self.file, "cpu", dtype, engine)

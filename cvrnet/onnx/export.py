@@ -55,8 +55,8 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Export a model to an ONNX file; all folds of a run become one network.
 
-    The file appears only after ONNX Runtime has reproduced the probabilities of the PyTorch network, and of each of its
-    heads, within 1e-4.
+    The file appears only after ONNX Runtime has reproduced the probabilities of the PyTorch network, and those of each
+    head, within 1e-4.
 
     Args:
         model: Run folder, fold folder, ``local-dir:FOLDER`` or ``hf-hub:user/repo[@revision]``.
@@ -78,13 +78,14 @@ def export_onnx(
         progress: Called while the quantised file is compared, with the number of images done and the total.
 
     Returns:
-        ``folds``, their number; ``checked_on``, a phrase that says on which images the outputs were compared;
-        ``max_difference``, the largest difference between a probability of ONNX Runtime and of PyTorch. With ``int8``
-        there is also ``quantization``: ``tool``, ``calibration_images``, and the result of
-        `cvrnet.onnx.quantize.compare`.
+        A dictionary with the keys ``folds``, the number of folds; ``checked_on``, a phrase that says on which images
+        the outputs were compared; and ``max_difference``, the largest difference between a probability of ONNX Runtime
+        and of PyTorch. With ``int8`` there is also ``quantization``, a dictionary with ``tool``,
+        ``calibration_images`` and the values of `cvrnet.onnx.quantize.compare`.
 
     Raises:
-        UserError: An argument is wrong, or the outputs differ too much. In these cases nothing is written.
+        UserError: An argument is wrong, the network cannot be exported, or the outputs differ too much. In these cases
+            nothing is written.
     """
     output = Path(output)
     _check_arguments(output, int8, calibration, overwrite)
@@ -94,7 +95,7 @@ def export_onnx(
     network = load_network(folders, img_size)
     network.preprocessing = dataclasses.replace(network.preprocessing, any_body_part=any_body_part)
     if int8:
-        network.novelty = nn.ModuleList()  # quantisation would change the distances, so the quantiles would not hold
+        network.novelty = nn.ModuleList()  # quantisation changes distances: their quantiles would be wrong
     origin = _provenance(folders, _find_run(folders[0]))
     pixels, checked_on = check_pixels(
         network.preprocessing, check_images or calibration, None if is_reference(model) else training_data(folders[0])

@@ -25,7 +25,7 @@ from cvrnet.runs.checkpoint import checkpoint_task, shared_settings
 OPSET = 18
 NOTE = "Research software, not a medical device: not for diagnosis or treatment."
 _KEPT = ("architecture", "license", "paper_name", "paper_ids", "notes")
-"""Keys that are copied from timm's ``pretrained_cfg``. Others can hold local paths, such as the location of weights."""
+"""Keys that are copied from timm's ``pretrained_cfg``. Other keys can hold local paths, such as that of weights."""
 
 
 class PixelNetwork(nn.Module):
@@ -102,7 +102,7 @@ class PixelNetwork(nn.Module):
 
 
 def trace(network: PixelNetwork) -> onnx.ModelProto:
-    """Export the graph of a network in evaluation mode, for any number of images, with batch norm folded in."""
+    """Return the ONNX graph of a network (in evaluation mode, with batch norm folded in), for any number of images."""
     # Two images: torch.export would treat a batch size of one as a constant.
     pixels = torch.zeros((2, *network.preprocessing.input_size), dtype=torch.uint8)
     try:

@@ -100,11 +100,11 @@ def compare(
     """Compare the outputs of a float32 file and its quantised copy for the same images.
 
     Returns:
-        ``images``, their number; ``max_difference``, the largest change of a probability; and the values of
-        `class_agreement` or `finding_agreement`.
+        A dictionary with ``images``, the number of images; ``max_difference``, the largest change of a probability;
+        and the values of `class_agreement` or, for findings, `finding_agreement`.
 
     Raises:
-        UserError: There are fewer than 20 images, or outputs are not finite.
+        UserError: Fewer than 20 images can be read, or outputs of the quantised file are not finite.
     """
     files = [load_onnx(file, "cpu", "fp32", "onnxruntime") for file in (before, after)]
     compared: list[Record] = []
@@ -184,7 +184,7 @@ def check_agreement(found: Mapping[str, Any], min_agreement: float, max_accuracy
         figures += f", {'the mean AUC' if several else 'accuracy'} goes from {before:.1%} to {after:.1%}"
     if part < min_agreement or (before is not None and before - after > max_accuracy_drop):
         raise UserError(
-            f"int8 changes the predictions too much, nothing was written: {figures}; expected agreement on at least "
+            f"int8 changes the predictions too much, so nothing was written: {figures}; expected agreement on at least "
             f"{min_agreement:.1%}, and {'a mean AUC' if several else 'an accuracy'} that drops by at most "
             f"{max_accuracy_drop:.1%}"
         )

@@ -21,9 +21,9 @@ from cvrnet.precision import named_precision
 
 ENGINES = ("auto", "onnxruntime", "openvino")
 OPENVINO_PAYS = 100
-"""OpenVINO opens a file more slowly than ONNX Runtime, but computes faster. From this number of images on, it takes
-less time in total (docs/export.md)."""
-Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]  # (pixels uint8 (N, C, H, W), names) -> these outputs
+"""OpenVINO opens a file more slowly than ONNX Runtime, but computes faster. From this number of images on, OpenVINO
+takes less time in total (docs/export.md)."""
+Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]  # (pixels uint8 (N, C, H, W), output names) -> outputs
 
 
 class OnnxEngine:
@@ -135,7 +135,9 @@ def _open(path: Path, device: str, dtype: str, engine: str, images: float | None
     if dtype not in ("auto", "fp32"):
         raise UserError(f"ONNX Runtime computes in the file's number format, not in {dtype}; expected auto or fp32")
     if kind == "cuda" and not use_cuda:
-        raise UserError(f"device {device!r}: this ONNX Runtime has no CUDA; pip install onnxruntime-gpu, or use cpu")
+        raise UserError(
+            f"device {device!r} needs a GPU and ONNX Runtime with CUDA: pip install onnxruntime-gpu, or use cpu"
+        )
     if index and not index.isdecimal():
         raise UserError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N")
     return engine, _open_onnxruntime(path, int(index or 0) if use_cuda else None), "cuda" if use_cuda else "cpu", "fp32"

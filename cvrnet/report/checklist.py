@@ -82,7 +82,7 @@ def _sample_size(results: Results) -> str:
 
 def _partition(results: Results) -> str:
     if not _trained(results):
-        return f"All images test a model that was trained before ({headline.without_folders(results.run['model'])})."
+        return f"All images were used to test a trained model ({headline.without_folders(results.run['model'])})."
     held_back = f"; held back: {results.held_back}" if results.held_back else ""
     return f"{', '.join(headline.set_sizes(results))}{held_back}. No patient is in two sets."
 

@@ -87,7 +87,7 @@ def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[st
 
 
 def _curve_rows(curves: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each point of every curve: first the classes, then the macro average or the predicted class."""
+    """Yield a row for each point of every curve: the classes' curves, then the macro average or the predicted class."""
     overall = next(key for key in curves if key != "per_class")
     parts = [("class", name, curve) for name, curve in curves["per_class"].items()]
     for kind, name, curve in [*parts, (overall, "", curves[overall])]:

@@ -26,8 +26,8 @@ RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # at most 2 correct predictions of each cla
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
     """Make the report's section that shows images with their maps, for `cvrnet.report.write_report`.
 
-    The folder is a run, or an evaluation of ``predictor`` by ``cvrnet evaluate``. In a cross-validation, the model of
-    the fold that tested an image explains it.
+    The folder is a run, or an evaluation of ``predictor`` by ``cvrnet evaluate``. In a cross-validation, the map
+    of an image is from the model of the fold that tested the image.
     """
     results = read_results(folder)
     if results.multilabel:

@@ -16,11 +16,13 @@ Row = dict[str, Any]
 
 
 def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
-    """Yield a row for each group and finding, and for each group's mean; ``members`` has the images of each group.
+    """Yield a row for each group and finding, and a row for each group's mean over the findings.
+
+    ``members`` maps each group to the predictions for its images.
 
     A finding has scores in a group if at least `MIN_PATIENTS` patients of the group have it, and at least
     `MIN_PATIENTS` patients lack it. The mean is over the findings that have scores in all groups, so that the means can
-    be compared; groups in which no finding has scores are ignored.
+    be compared; groups in which no finding has scores are ignored. A mean needs at least two such findings.
     """
     scored = {group: _scored(part) for group, part in members.items()}
     sets = [{*names} for names in scored.values() if names]

@@ -68,7 +68,7 @@ def _draw(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def finding_page(results: Results, further: Sequence[Section]) -> str:
-    """Draw the figure of the findings' AUCs, and return the page with it.
+    """Draw the figure of the findings' AUCs, and return the report's page (HTML), which contains the figure.
 
     The sections in ``further`` come before the learning curves.
     """

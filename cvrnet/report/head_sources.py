@@ -62,7 +62,7 @@ def head_source_table(results: Results) -> Table:
 def _places(results: Results) -> Iterator[tuple[str, str, Entry]]:
     """Yield the sets and sources on which heads are compared: name of the set, title, entry of `head_scores`.
 
-    There are three kinds: all images of a set; each source that the model was trained on, if the source has two or more
+    The three kinds are: all images of a set; each source that the model was trained on, if the source has two or more
     classes and is not the only source of the set; and each source that the model was not trained on. The first kind is
     left out for a set if the model was trained on none of the set's sources.
     """

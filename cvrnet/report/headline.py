@@ -50,7 +50,10 @@ def without_folders(value: Any) -> Any:
 
 
 def images(results: Results) -> str:
-    """Return a text with the number of all images, and the number of images of each class or finding."""
+    """Return a text with the number of all images, and the number of images of each class or finding.
+
+    With more than `MOST_CLASSES` classes or findings, the text gives only how many classes or findings there are.
+    """
     named = results.run["images"]
     many = f"{len(named)} {'findings' if results.multilabel else 'classes'}"
     listed = many if len(named) > MOST_CLASSES else f"{'with ' * results.multilabel}{counts(named)}"
@@ -81,7 +84,7 @@ def independent_sources(results: Results) -> list[str] | None:
     """Return the sources that the model was not trained or validated on; None if they are not known."""
     if results.kind == "evaluate":
         return results.run["independent_sources"]
-    outside = (INDEPENDENT, "test")  # version 0.1 called the set ``test`` in a single training
+    outside = (INDEPENDENT, "test")  # in a single training, version 0.1 called the independent set ``test``
     seen = {row["source"] for row in results.split if row["fold"] not in outside}
     return sorted({row["source"] for row in results.split} - seen - {""})
 

@@ -53,7 +53,7 @@ class Decided:
 def operating_points_section(results: Results) -> Section | None:
     """Make the section for `cvrnet.report.write_report`; None if the model has no operating points.
 
-    In a cross-validation, each image is decided by the thresholds of the fold that predicted it.
+    In a cross-validation, the thresholds of the fold that predicted an image decide whether the image is positive.
     """
     members = [decisions.operating_points for decisions in results.decisions]
     points = average_operating_points(members)
@@ -86,7 +86,7 @@ def operating_points_section(results: Results) -> Section | None:
 
 
 def _decide(results: Results, table: AnyTable, rule: str) -> NDArray[np.float64]:
-    """Decide each image by the thresholds of the model that predicted it: (N, C)."""
+    """Return the decisions (N, C) of `Decided`, by the thresholds of the model that predicted each image."""
     decided = np.full(table.probabilities.shape, np.nan)
     for decisions, mine in results.by_model(table):
         chosen = [point for point in decisions.operating_points if point.rule == rule]

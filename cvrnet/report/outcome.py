@@ -61,8 +61,9 @@ def auc_rows(table: PredictionTable, baselines: Mapping[str, Sequence[float]], p
     The intervals of the AUCs are from a bootstrap over patients.
 
     A row has ``set``, ``score`` (``model``, or a column of baselines.csv), ``auc``, ``auc_low`` and ``auc_high``. The
-    row of a baseline also has ``difference`` (the model's AUC minus the baseline's AUC), ``low``, ``high`` and ``p``.
-    These four values are None if fewer than two patients have the event, or fewer than two patients lack it.
+    results of the test are ``difference`` (the model's AUC minus the baseline's AUC), ``low``, ``high`` and ``p``.
+    These four values are None in the row of the model, and in all rows if fewer than two patients have the event, or
+    fewer than two patients lack it.
     """
     k = table.classes.index(YES)
     truth, model, patients = table.truth(k) == 1, table.probabilities[:, k], table.groups

@@ -52,4 +52,4 @@ def render_page(template: str, results: Results, further: Sequence[Section], **v
 def image_path(run: Mapping[str, Any], name: str) -> Path:
     """Return the expected location of an image, from its path in the data set and the data set's path in run.json."""
     data = DataSet.of_run(run)
-    return data.image_folder() / name if data else Path()  # a pulled run names no data set: its data are elsewhere
+    return data.image_folder() / name if data else Path()  # a run from the Hub names no data set

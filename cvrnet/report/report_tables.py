@@ -139,7 +139,7 @@ def paper_scores(scores: Mapping[str, Any]) -> Row:
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores of one set minus the scores of another; a score that either set lacks gives None.
+    """Return the scores of one set minus the scores of another; a difference is None if either score is None.
 
     For findings, each difference is the mean over the findings that have an AUC in both sets.
     """

@@ -60,7 +60,7 @@ def selective_section(results: Results) -> Section | None:
 
 
 def _set_rows(results: Results, part: str) -> Iterator[Row]:
-    """Yield coverage and mean size of the prediction sets of some images, for each target coverage.
+    """Yield coverage and mean size of the prediction sets of the images in ``part``, for each target coverage.
 
     There is a row for all images and, at the target coverage `SHOWN`, a row for each class and each source.
     """

@@ -33,7 +33,7 @@ from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import SOURCE_PROBE, fold_name
 from cvrnet.scoring import MIN_PATIENTS
 
-MAX_IMAGES = 400  # about this many at most, over all labels and sources, so that the cost does not grow with the data
+MAX_IMAGES = 400  # about this many in all (over all labels and sources), so that the cost does not grow with the data
 BATCH = 16
 FOLDS = 5
 RESAMPLES = 500
@@ -42,11 +42,12 @@ Groups = dict[str, dict[str, list[Path]]]  # label -> source -> images, one for 
 
 
 def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
-    """Probe a model, and write tables/source_probe.csv for the report of a run or an evaluation.
+    """Measure how well the inputs of a model's heads predict the source, and write tables/source_probe.csv.
 
-    The model is that of ``predictor`` or, without a ``predictor``, that of the run (in a cross-validation, of fold 1).
-    Nothing is written for findings, for a model with one head, or if no label has two sources with at least
-    `MIN_PATIENTS` patients each.
+    ``folder`` is a run or an evaluation, whose report shows the table. The model is that of ``predictor`` or, without a
+    ``predictor``, that of the run (in a cross-validation, of fold 1). Nothing is written for findings, for a model that
+    does not average the probabilities of several heads, or if no label has two sources with at least `MIN_PATIENTS`
+    patients each.
 
     Returns:
         A sentence that says why the model cannot be probed, for example because the file of its weights is damaged; ""
@@ -71,8 +72,8 @@ def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
 def probe_rows(predictor: Predictor, groups: Groups) -> list[dict[str, Any]]:
     """Return a row for each label and head and, if there are several labels, each head's mean over the labels.
 
-    ``auc`` is the cross-validated AUC of a logistic regression on the standardised input: one source against the
-    others, as the mean over the sources. Its 95 % interval comes from resampling the patients of each label.
+    ``auc`` is the cross-validated AUC of a logistic regression on the head's standardised input: one source against
+    the others, as the mean over the sources. Its 95 % interval comes from resampling the patients of each label.
     """
     every = [path for sources in groups.values() for paths in sources.values() for path in paths]
     inputs = _head_inputs(predictor, every)

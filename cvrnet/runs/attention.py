@@ -23,7 +23,7 @@ Shares = Sequence[NDArray[np.float64]]
 class StudyAttention:
     """The pictures of one bag, and each picture's share of the attention."""
 
-    study: str
+    study: str  #: the bag's name
     split: str  #: the set that the bag is in
     paths: list[str]  #: paths of the pictures, as in the data set
     days: list[float]  #: days from each picture to the last picture

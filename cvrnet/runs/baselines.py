@@ -38,8 +38,8 @@ class Baselines:
         ``answer`` returns the model's probability of the event for each bag that it gets. It is called twice: with
         bags that keep only their first film, and with bags that keep only their last film.
 
-        If any film of any bag has no day, ``answer`` is not called, because the first and the last film are not known;
-        and the ``view_ap`` of each bag is the highest value among its films: 1 if any of them is AP.
+        If any film of any bag has no day, the first and the last films are not known. Then ``answer`` is not called,
+        and the ``view_ap`` of each bag is the highest value of its films: 1 if any of them is AP.
         """
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)
         scores[COUNT] = [float(len(bag.pictures)) for bag in bags]

@@ -89,13 +89,13 @@ def _remove_num_classes(path: Path) -> None:
 
 
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> nn.Module:
-    """Load a model that :func:`save_checkpoint` saved, in evaluation mode; no other file is read or downloaded.
+    """Load a model that :func:`save_checkpoint` saved, in evaluation mode, from its config.json and model.safetensors.
 
-    The folder may be from an untrusted source. config.json is validated first. Then the network is created without
-    memory (on PyTorch's meta device) and filled from model.safetensors: no random weights are made, and the weights are
-    never twice in memory. The network may have at most two billion parameters; the environment variable
-    CVRNET_MAX_PARAMETERS sets another limit. model.safetensors must have exactly the tensors of the network, and only
-    finite values.
+    Nothing is downloaded. The folder may be from an untrusted source. config.json is validated first. Then the network
+    is created without memory (on PyTorch's meta device) and filled from model.safetensors: no random weights are made,
+    and the weights are never twice in memory. The network may have at most two billion parameters; the environment
+    variable CVRNET_MAX_PARAMETERS sets another limit. model.safetensors must have exactly the tensors of the network,
+    and only finite values.
 
     ``kwargs`` are arguments of ``timm.create_model``, such as another ``num_classes``. If there are ``kwargs``, or the
     network cannot be created without memory, timm creates the model, adapts the weights and loads them.
@@ -167,7 +167,7 @@ def stored_unit(folder: Path) -> str:
 
 
 def refuse_bags(unit: str, what: str) -> None:
-    """Raise UserError if a prediction is about a bag of images; ``what`` (such as a command) cannot use such models."""
+    """Raise UserError unless ``unit`` is ``image``, because ``what`` (such as a command) takes only single images."""
     if unit != "image":
         raise UserError(
             f"the model predicts all images of a {unit} together; {what} takes only models of single images"
@@ -213,7 +213,7 @@ def find_checkpoints(model: str | Path, folds: Sequence[int] = ()) -> list[Path]
         return hub_checkpoints(str(model), folds)
     folder = find_folder(str(model).removeprefix("local-dir:"))
     if not folder.is_dir():
-        raise UserError(f"{model}: no such folder; expected a run, a fold, or local-dir:FOLDER{hint(model)}")
+        raise UserError(f"{model}: no such folder; expected the folder of a run, a fold or a model{hint(model)}")
     found: dict[int | None, Path] = dict(fold_folders(folder).items())
     if (folder / CONFIG).is_file():
         found = {fold_number(folder.name): folder}

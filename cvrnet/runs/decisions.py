@@ -27,8 +27,8 @@ def load_decisions(folders: Sequence[Path]) -> Decisions:
     A decision is left out if the model, or any model of the ensemble, does not have it.
 
     Raises:
-        UserError: The decisions in a config.json are not valid, or ``cvrnet calibrate`` calibrated models of the
-            ensemble one by one, instead of the whole ensemble.
+        UserError: A config.json, or the decisions in it, are not valid; or ``cvrnet calibrate`` calibrated models of
+            the ensemble one by one, instead of the whole ensemble.
     """
     members = []
     for folder in folders:

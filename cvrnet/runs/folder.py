@@ -75,8 +75,8 @@ def find_run_folder(output: str | Path, kind: str, *, resume: bool = False, over
 
     If ``output`` is empty, the job writes to it. If it is not empty, the job writes to a hidden folder beside it.
     Short jobs, such as an evaluation, use the hidden folder even for an empty ``output``, unless ``output`` exists and
-    cannot be renamed. With ``resume``, the job continues the run in the hidden folder. If there is none, and
-    ``overwrite`` is False, the job continues the run in ``output``.
+    cannot be renamed. With ``resume``, the job continues the run in the hidden folder or, if that has no run and
+    ``overwrite`` is False, the run in ``output``. If there is no run to continue, the job starts a new run.
     """
     path = real_folder(output)
     new = new_folder(path)
@@ -101,8 +101,8 @@ def open_run_folder(
         output: The folder, or a symbolic link to it.
         kind: The kind of the job, as in run.json (``train``, ``crossval`` and so on); "" for a run or model of any
             kind.
-        part: The part of the run that the job writes, if it does not write the whole run. Other processes may then
-            write other parts at the same time.
+        part: The name of the fold that the job writes; "" if the job writes the whole run. While a job writes one
+            fold, other processes may write other folds.
         resume: Continue the run in the folder.
         overwrite: Replace the run in the folder.
 
@@ -186,7 +186,7 @@ def claim_folder(
 ) -> None:
     """Write ``description`` to run.json, unless the folder belongs to another job.
 
-    With ``resume``, the folder may already hold the run.json of this job; its number of epochs may be smaller than in
+    With ``resume``, the folder may already hold a run.json of this job, even one with fewer epochs than
     ``description``. ``defaults`` are values for settings that the run.json of an older version lacks.
 
     Raises:

@@ -126,7 +126,7 @@ def open_revision(reference: str) -> Snapshot:
     repo, revision = parse_reference(reference)
     snapshot = fetch(repo, revision, (RUN, CONFIG))
     if snapshot.stale:
-        _log.warning("%s: %s; from the cache: commit %s", reference, snapshot.stale, snapshot.commit)
+        _log.warning("%s: %s; using commit %s from the cache", reference, snapshot.stale, snapshot.commit)
     else:
         _log.info("%s: commit %s", reference, snapshot.commit)
     return snapshot
@@ -145,8 +145,8 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
     commits = check_commits(found, f"{run.repo}: {RUN} of commit {run.commit}")
     names = [fold_name(fold) for fold in folds] or sorted(commits, key=lambda name: fold_number(name) or 0)
     if missing := [name for name in names if name not in commits]:
-        expected = f"some of {', '.join(commits)}" if commits else "no fold: the repository holds a single model"
-        raise UserError(f"{run.repo} has no {missing[0]}; expected {expected}")
+        expected = f"expected some of {', '.join(commits)}" if commits else "it holds one model, so leave the fold out"
+        raise UserError(f"{run.repo} has no {missing[0]}; {expected}")
     return {name: commits[name] for name in names}
 
 

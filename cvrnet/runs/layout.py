@@ -23,8 +23,8 @@ SEGMENTER = "lungs.safetensors"  # the segmenter of a model that sees only the l
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 ATTENTION = "attention.csv"  # for bags (several pictures with one label): how much each picture counts in its bag
 BASELINES = "baselines.csv"  # for a model that predicts an event: scores without the network, or from one image alone
-STATE = "training-state.pt"  # an interrupted training is resumed from this file; removed after the last epoch
-LAST_STATE = "last-epoch.pt"  # kept after the last epoch, so that a training can continue with more epochs
+STATE = "training-state.pt"  # an interrupted training is resumed from this file; at the end, removed or renamed
+LAST_STATE = "last-epoch.pt"  # the state after the last epoch, so that a training can continue with more epochs
 
 # Files of a run that is pushed to the Hub or pulled from it
 CARD, ORIGIN = "README.md", "hub.json"
@@ -34,7 +34,7 @@ HASH_KEY = "patient-hash.key"  # never pushed: with it, hashed ids of a pushed r
 SUMMARY = "summary.json"
 BENCHMARK, SPEED = "benchmark", "speed.json"
 
-COMPARE = "compare"  # kind of a comparison, whose folder holds an evaluation of each model
+COMPARE = "compare"  # kind of a job that compares models; its folder holds an evaluation of each model
 
 RUN_ENTRIES = (
     *(RUN, SPLIT, AUDIT, AUDIT_PAGE, AUDIT_TABLES, REPORT, CHECKLIST, FIGURES, TABLES),

@@ -110,7 +110,7 @@ class AnyTable(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> tuple[NDArray[Any], ...]:
-        """Return the labels in rows of predictions.csv; also the heads' predictions, if the rows have them.
+        """Return a tuple of the labels in rows of predictions.csv and, if the rows have them, the heads' predictions.
 
         Raises:
             KeyError, ValueError: The file has other classes.

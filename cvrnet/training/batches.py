@@ -1,6 +1,6 @@
 """Choose the images of each training step, and divide them among the processes.
 
-The images of a step do not depend on the number of processes, unless a process's part would be too small (see
+The images of a step do not depend on the number of processes, unless a process would get too few of them (see
 `epoch_batches`).
 """
 
@@ -26,9 +26,9 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
 
     The indices 0 to n - 1 are shuffled and cut into batches of nearly equal size. Each batch is cut into ``parts`` of
     nearly equal size, where ``parts`` is the number of processes times the number of accumulation steps. Each part has
-    at least ``least`` images, because every process must take part in every step. A batch has at most ``batch_size``
-    images; it has more only if its parts would otherwise be too small. The order depends only on ``seed`` and
-    ``epoch`` (from 1).
+    at least ``least`` images: 1, because every process must take part in every step, or more if the network needs more.
+    A batch has at most ``batch_size`` images; it has more only if its parts would otherwise be too small. The order
+    depends only on ``n``, ``seed`` and ``epoch`` (counted from 1).
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
     [[2, 1], [2, 1], [2, 1]]
@@ -46,7 +46,7 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
 
 
 def check_parts(name: str, images: int, parts: int, least: int) -> None:
-    """Raise UserError if there are fewer than ``parts * least`` images; the message calls them ``name``."""
+    """Raise UserError if ``images`` is less than ``parts * least``; the message calls this number ``name``."""
     if images < parts * least:
         needs = " of at least 2 images, as the network's batch norm needs" if least > 1 else ""
         raise UserError(
@@ -57,7 +57,7 @@ def check_parts(name: str, images: int, parts: int, least: int) -> None:
 
 @dataclass
 class Schedule:
-    """The batches of an epoch. Iterating yields this process's parts; each part is a list of keys of `CachedImages`.
+    """The batches of an epoch. Iterating yields this process's parts; each part is a list of keys (epoch, image index).
 
     Raises:
         UserError: See `check_parts`.
@@ -100,7 +100,7 @@ def image_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        collate_fn=getattr(images, "collate", None),  # bags have their own function, because they differ in size
+        collate_fn=getattr(images, "collate", None),  # data sets of bags have one: bags differ in size
     )
     try:
         yield loader

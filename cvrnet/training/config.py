@@ -50,7 +50,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("val_fraction", "lr_factor"), lambda value: 0 < value < 1, "a number between 0 and 1"),
     (("label_smoothing", "ema_decay"), lambda value: 0 <= value < 1, "a number of at least 0 and less than 1"),
     (("lr",), lambda value: 0 < value < math.inf, "a positive, finite learning rate"),
-    (("weight_decay",), lambda value: 0 <= value < math.inf, "a number from 0"),
+    (("weight_decay",), lambda value: 0 <= value < math.inf, "a number of at least 0"),
     (
         ("freeze",),
         lambda value: value == "all" or (isinstance(value, int) and value >= 0),
@@ -62,7 +62,7 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
     (("slices",), _whole(1, MOST_SLICES), f"a whole number from 1 to {MOST_SLICES}"),
     (("until",), lambda value: value in UNTIL, ", ".join(UNTIL)),
     (("horizon",), lambda value: 0 < value < math.inf, "a positive number of days"),
-    (("max_pos_weight",), lambda value: 1 <= value < math.inf, "a number from 1"),
+    (("max_pos_weight",), lambda value: 1 <= value < math.inf, "a number of at least 1"),
     (("uncertain",), lambda value: value in UNCERTAIN, "ignore, positive or negative"),
     (("in_chans",), lambda value: value in (1, 3), "1 (grey) or 3 (RGB)"),
     (("grey_version",), lambda value: value in VERSIONS, "one of " + ", ".join(map(str, VERSIONS))),
@@ -106,7 +106,7 @@ class TrainConfig:
     epochs: int = 200  #: largest number of epochs
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
-    weight_decay: float = 0.0  #: weight decay, except of biases and normalisation (the papers: none)
+    weight_decay: float = 0.0  #: of the weights, not of biases and normalisation layers (the papers: none)
     #: Decay per step of the moving average of the weights (EMA), which is validated and saved; 0: no average.
     ema_decay: float = 0.0
     label_smoothing: float = 0.0  #: share of each label's weight that is spread evenly over all classes
@@ -114,7 +114,7 @@ class TrainConfig:
     #: (or view). A number: only the heads train for this many epochs, then the whole network. 0: the whole network
     #: trains from the start.
     freeze: int | str = 0
-    views: int = 1  #: views of each image (the image itself and augmented ones) for training; needs ``freeze="all"``
+    views: int = 1  #: number of views of each training image (itself and augmented copies); needs ``freeze="all"``
     #: Weight the loss of class j by N_max / N_j, where N_j is its number of training images. (The papers print N_j / N.
     #: That is an erratum: it would favour the majority class, which contradicts their text.)
     class_weights: bool = True
@@ -130,10 +130,11 @@ class TrainConfig:
     time: bool = True  #: for bags: whether the model uses the column ``day``, if the data set has it
     slices: int = 64  #: largest number of slices that are read from a volume (DICOM, NIfTI), evenly spaced
     window: str = "lung"  #: for bags: range of Hounsfield units that CT slices show: ``lung`` or ``soft-tissue``
-    #: Column with the day of the event that is predicted instead of the labels (see `cvrnet.data.outcomes`).
+    #: Column with the day of an event, or with yes and no (see `cvrnet.data.outcomes`). The model predicts this event
+    #: instead of the labels. Empty: the model predicts the labels.
     outcome: str = ""
-    #: Radiographs from which the event is predicted. ``admission``: those of the day of admission (day 0) or before;
-    #: ``first``: those of all days before the first event.
+    #: Which radiographs the model uses to predict the event. ``admission``: those of the day of admission (day 0) or
+    #: before; ``first``: those of all days before the first event.
     until: str = "first"
     horizon: float = 14.0  #: the label is ``yes`` if the event comes within this many days (see `cvrnet.data.outcomes`)
     lr_factor: float = 0.9  #: the learning rate is multiplied by this factor (the papers: "Reduced by 10 %")
@@ -164,7 +165,7 @@ class TrainConfig:
                 value = getattr(self, name)
                 try:
                     fits = allowed(value)
-                except TypeError:  # such as a text where a number is expected
+                except TypeError:  # for example, the value is a text, but the setting is a number
                     fits = False
                 if not fits:
                     raise UserError(f"{name}={value!r}; expected {expected}")
@@ -206,7 +207,7 @@ class TrainConfig:
 
     @property
     def lung_settings(self) -> LungSettings | None:
-        """How images are masked or cropped; None for whole images."""
+        """How images are masked or cropped to the lungs; None if the model takes whole images."""
         return LungSettings(self.lungs, self.lungs_margin) if self.lungs else None
 
     def to_dict(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def join_items(items: Sequence[Item]) -> tuple[Bags, Tensor]:
 
 @dataclass(eq=False)
 class BagVectors(Dataset[Item]):
-    """The training bags: the pooled feature maps (vectors) and the day of each picture, and the label of each bag.
+    """The training bags: each picture's pooled feature maps (vectors) and day, and the label of each bag.
 
     Each epoch uses one view of each picture: the picture itself or an augmented copy. The key of an item is (epoch,
     index); only the key and the seed determine the views. Only the bags of a batch are in memory, because the vectors
@@ -62,7 +62,7 @@ class BagVectors(Dataset[Item]):
 
 
 class StandardizedBags(StandardizedHead):
-    """A head for bags that first standardises each feature of its input, because training is then faster."""
+    """A CVR-Net's head for bags. It first standardises each feature of its input, because training is then faster."""
 
     def forward(self, bags: Any) -> Tensor:
         """Return the logits (N, classes) of N bags (`cvrnet.heads.Bags`)."""

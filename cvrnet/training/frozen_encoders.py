@@ -27,7 +27,7 @@ CHUNK = 4096  # images whose vectors are in memory at once
 
 @dataclass(eq=False)
 class ViewVectors(Dataset[tuple[Tensor, Any]]):
-    """The vectors of training images with their labels; each epoch uses one view of each image.
+    """The vectors (pooled feature maps) of training images, and the labels; each epoch uses one view of each image.
 
     A view is the image itself or an augmented copy. The key of an item is (epoch, index). Only the key and the seed
     determine the view.
@@ -53,7 +53,7 @@ class StandardizedHead(nn.Module):
 
     Args:
         head: The head.
-        model: The CVR-Net that computed the vectors from its maps.
+        model: The CVR-Net whose pooled feature maps are the vectors.
         mean, std: Mean and standard deviation of each feature in the vectors, (features,).
     """
 
@@ -93,7 +93,7 @@ class StandardizedHead(nn.Module):
 
 
 class FrozenEncoders:
-    """Trains, validates and saves the heads on frozen encoders, for `fit`; the inputs are vectors of pooled maps.
+    """Trains, validates and saves the heads on frozen encoders, for `fit`; the inputs are pooled feature maps.
 
     Epochs are short, so model.safetensors is written only at the end; until then, the best weights are in the saved
     state (training-state.pt).
@@ -171,9 +171,9 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
 
 
 def mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviation of each feature, over all images and their augmented copies.
+    """Return the mean and the standard deviation of each feature, over the images ``rows`` and their augmented copies.
 
-    A standard deviation of 0 becomes 1, as in scikit-learn.
+    A standard deviation that is 0, apart from rounding errors, becomes 1, as in scikit-learn.
     """
     total = squares = np.zeros(vectors.shape[-1])
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

@@ -39,7 +39,7 @@ class Progress:
     #: Called before an epoch with the number of the epoch, the number of training images and the history so far.
     start: Callable[[int, int, list[dict[str, Any]]], None] = lambda epoch, images, history: None
     #: Called after each optimiser step with its number of images and a function that returns the mean loss of the epoch
-    #: so far (on a GPU, calling it waits for the device).
+    #: so far (on a GPU, calling this function waits for the GPU).
     step: Callable[[int, Callable[[], float]], None] = lambda images, loss: None
     #: Called after an epoch with its row of history.csv.
     end: Callable[[dict[str, Any]], None] = lambda row: None
@@ -59,10 +59,10 @@ def fit(
 ) -> State:
     """Train one model, and save the best epoch's weights in ``folder``, in timm's format.
 
-    The folder gets config.json, model.safetensors, history.csv and, until training has finished, training-state.pt. If
-    the folder has the state of an interrupted training, this training continues after the last epoch that was saved. A
-    training that ended after the last of its N epochs continues if ``config`` has more than N epochs. On a CPU, a
-    continued training gives the same weights as an uninterrupted one.
+    The folder gets config.json, model.safetensors, history.csv and training-state.pt. (After training, `close_state`
+    removes or renames training-state.pt.) If the folder has the state of an interrupted training, this training
+    continues after the last epoch that was saved. A training that ended after the last of its N epochs continues if
+    ``config`` has more than N epochs. On a CPU, a continued training gives the same weights as an uninterrupted one.
 
     With several processes (``accelerate launch``), each process computes the gradients of its part of every batch;
     their sum over the processes is the gradient of the whole batch. Batch norm normalises each part with the
@@ -73,17 +73,19 @@ def fit(
         train: The training images, or bags.
         val: The validation images, or bags.
         classes: Names of the classes or findings, in the order of the logits.
-        cache: The decoded images of both sets, in the config's size.
+        cache: The decoded training and validation images, in the config's size.
         folder: The folder of the model.
-        model: The model to train; None: a new model, as the config describes.
-        features: The vectors (pooled maps) of both sets; with these, only the model's heads are trained.
+        model: The model to train; None: a new model, which is created from the config.
+        features: The vectors (pooled maps) of the training and validation images. With ``features``, only the model's
+            heads are trained; None: the whole network is trained.
         progress: Callbacks.
 
     Returns:
         The final state, with the history.
 
     Raises:
-        UserError: The loss is not finite, or the saved state is damaged.
+        UserError: The loss is not finite, the saved state is damaged, the batches are too small (see
+            `cvrnet.training.batches.check_parts`), or the network cannot be compiled.
     """
     progress = progress or Progress()
     processes = Processes(config.device, config.amp)

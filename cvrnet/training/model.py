@@ -81,8 +81,8 @@ def create_for_training(config: TrainConfig, num_classes: int) -> nn.Module:
     standard deviation.
 
     Raises:
-        UserError: timm does not know the model, the model does not have a setting of the config, or its weights cannot
-            be loaded.
+        UserError: timm does not know the model, the model does not support a setting of the config, or its weights
+            cannot be loaded.
     """
     trained = is_trained(config.model)
     if not trained and not timm.is_model(config.model):
@@ -225,8 +225,8 @@ def check_trainable(model: nn.Module, config: TrainConfig) -> None:
 def _check_patches(model: nn.Module, img_size: int) -> None:
     """Raise UserError if the image size is not a multiple of a vision transformer's patch size.
 
-    Otherwise timm would cut off the radiograph's right and lower edge without a message. Transformers that accept any
-    image size, and pad it, are not checked.
+    Otherwise timm would cut off the radiograph's right and lower edge without a message. Transformers that pad
+    images of any size are not checked.
     """
     for part in model.modules():
         embedding: Any = part if isinstance(part, PatchEmbed) else None
@@ -238,7 +238,7 @@ def _check_patches(model: nn.Module, img_size: int) -> None:
             sizes = " or ".join(str(size) for size in (below, below + patch) if size)
             raise UserError(
                 f"images of {img_size} pixels cannot be divided into the vision transformer's patches of {patch} "
-                f"pixels; expected a multiple, such as --img-size {sizes}"
+                f"pixels; expected a multiple of {patch}, such as --img-size {sizes}"
             )
 
 

@@ -15,7 +15,7 @@ MOST_DIRECTIONS = 64  # largest number of directions of the novelty head; chosen
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # largest size of the novelty head, as a share of the size of the model's weights
 LEAST_SPREAD = 1e-4  # if the ranges of all features are smaller, they are rounding errors, and nothing is fitted
-# The part of FALSE_ALARMS that the detection of mirrored images may cause; chosen by measurement from 0.01 to 0.045.
+# The detection of mirrored images may cause this part of FALSE_ALARMS; chosen by measurement from 0.01 to 0.045.
 SIDE_ALARMS = 0.015
 # If at most this share of the validation images get a value below 0 (not mirrored), mirrored images are not detected.
 LEAST_TOLD = 0.9
@@ -24,8 +24,8 @@ LEAST_TOLD = 0.9
 def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int) -> NoveltyHead | None:
     """Fit a novelty head to the heads' inputs for training and validation images.
 
-    The distance of an image depends only on the training images. The quantiles of the distances, and so the limit for
-    unusual images, depend on the validation images.
+    The head computes an image's distance from the training images. Only the training images determine how the distance
+    is computed. The quantiles of the distances, and so the limit for unusual images, come from the validation images.
 
     Args:
         train: inputs of the heads for N training images: a tensor (N, C_i) for each head.
@@ -33,8 +33,8 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
         weight_bytes: size of the model's weights in bytes; the novelty head takes at most a twentieth of it.
 
     Returns:
-        The novelty head; None if there are too few images, or if the inputs for the training images hardly vary, as is
-        possible for an untrained network.
+        The novelty head. None if there are too few images, if even the smallest head would be too large (see
+        ``weight_bytes``), or if the inputs for the training images hardly vary (possible for an untrained network).
     """
     if min(len(train[0]), len(validation[0])) < LEAST_IMAGES:
         return None

@@ -39,7 +39,7 @@ class Objective(Protocol):
 def make_objective(
     config: TrainConfig, train: Sequence[Record], val: Sequence[Record], classes: Sequence[str], device: torch.device
 ) -> Objective:
-    """Return the objective that the config names, for these images; ``classes`` are in the order of the logits."""
+    """Return the objective for the config and these images; ``classes`` are in the order of the logits."""
     if config.findings:
         truth, validation = known_findings(train), known_findings(val)
         return FindingsObjective(config, truth, validation, device)

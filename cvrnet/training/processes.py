@@ -37,7 +37,7 @@ class Processes:
         self._state = PartialState(cpu=chosen.type == "cpu", timeout=timedelta(days=7))
         self.count: int = self._state.num_processes
         self.index: int = self._state.process_index
-        self.is_main: bool = self._state.is_main_process  #: number 0, which writes files and reports progress
+        self.is_main: bool = self._state.is_main_process  #: process 0 writes files and reports progress
         self.device: torch.device = self._state.device if self.count > 1 else chosen  # pyrefly: ignore[bad-assignment]
         self.precision = select_precision(amp, self.device)
 

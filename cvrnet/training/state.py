@@ -19,11 +19,11 @@ from cvrnet.training.config import TrainConfig
 
 @dataclass
 class State:
-    """Progress of training: finished epochs, the best value of ``TrainConfig.monitor`` so far, and the history."""
+    """Progress of training: the finished epochs, the best epoch by ``TrainConfig.monitor``, and the history."""
 
     epoch: int = 0  #: number of finished epochs
-    best: float = -math.inf  #: the best monitored value so far; higher is better
-    best_epoch: int = 0  #: the epoch of that value
+    best: float = -math.inf  #: best monitored value so far; for ``val_loss``, its negative: higher is better
+    best_epoch: int = 0  #: the epoch of the value ``best``
     history: list[dict[str, Any]] = field(default_factory=list)  #: the rows of history.csv
 
 
@@ -32,7 +32,7 @@ def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
     with (
         atomic_write(path) as temporary,
         temporary.open("wb") as file,
-    ):  # an open file, because torch would store the name of a path in the file
+    ):  # an open file: given a path, torch would store the path's name in the file
         torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": vars(state)}, file)
 
 

@@ -1,6 +1,6 @@
-"""Whole jobs: from a data set to a finished folder with its report (extra ``train``).
+"""Functions that run a whole job, from a data set to a folder with results and a report (extra ``train``).
 
-The jobs share these arguments:
+Several jobs share these arguments:
 
 - ``data``: Folder with one sub-folder per class, or CSV manifest.
 - ``output``: The folder to write to. The description of each job names the files in it.
@@ -10,16 +10,17 @@ The jobs share these arguments:
 - ``test_source``: A source (hospital or collection) that is not used to train or validate. Its images are the set
   ``independent``. Without a test source, this set has the images whose ``split`` is ``test`` (see
   `cvrnet.data.splits`).
-- ``split_from``: A split.csv whose folds are used instead of new ones.
+- ``split_from``: The split.csv of an earlier cross-validation. Its folds are used instead of new folds.
 - ``audit``: Audit the data set first (extra ``audit``), and show the audit's results in the report.
 - ``maps``: Show Grad-CAM maps of some images in the report.
-- ``resume``: Continue the job in the folder. Data, settings and split must be the same, but more epochs are accepted.
-- ``overwrite``: When the new job is complete, replace the earlier job of the same kind in the folder. Until then, the
-  new job is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
+- ``resume``: Continue the job in the folder. The data, the split and the settings must be the same as before, but
+  ``epochs`` may be larger, and ``device``, ``num_workers`` and ``compile`` may differ.
+- ``overwrite``: Replace an earlier run of the same kind in the folder when the new run is complete. Until then, the new
+  run is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
 - ``cache_folder``: Where decoded images are stored. Each image is decoded only once for a whole job.
 - ``log``: Also report each epoch to ``tensorboard``, ``wandb`` or ``trackio``. A resumed run may use another value.
 - ``device``, ``amp``: The device and the number format of the computations, as in `cvrnet.Predictor`.
-- ``backend``: The software that computes, as in `cvrnet.Predictor.from_pretrained`.
+- ``backend``: ``torch``, ``openvino``, ``onnxruntime`` or ``auto``, as in `cvrnet.Predictor.from_pretrained`.
 - ``any_body_part``: Read DICOM files of any part of the body, not only of the chest.
 - ``batch_size``: Images per batch.
 - ``callbacks``: `Callbacks` for progress and messages.

@@ -52,7 +52,7 @@ class Local:
 def judge(
     decisions: Decisions, quantiles: Sequence[Table], probabilities: Table, distances: Table, classes: Sequence[str]
 ) -> Judged:
-    """Apply the rules in ``decisions`` (thresholds, prediction sets) to N images, and say how unusual each image is.
+    """Return the decisions for N images, made by the rules in ``decisions``, and how unusual each image is.
 
     ``probabilities`` are (N, C). ``distances`` from each fold's training images are (N, folds). ``quantiles`` has an
     array for each fold: the quantiles with which `unlike` compares the distances of this fold.
@@ -112,7 +112,7 @@ def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Ju
 
 
 def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
-    """Return the rows of the table: each score before and after, and the change, with 95 % intervals.
+    """Return the rows of tables/before_after.csv: scores before and after, and changes, with 95 % intervals.
 
     The intervals are from a bootstrap over patients. They do not include the uncertainty of the calibration itself:
     other images would have given another calibration.
@@ -139,7 +139,7 @@ def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Return a sentence on whether the probabilities became better, by the log loss in `before_after_rows`."""
+    """Return a sentence on whether the probabilities became better, judged by the log loss in `before_after_rows`."""
     row = rows[0]
     low, high = row["change_low"], row["change_high"]
     if low is None or low <= 0 <= high:

@@ -79,17 +79,17 @@ METHOD = (
 )
 _WEIGHTED = "recall, precision and F1 weighted by support, as in the papers"
 _PAIRED = (
-    "Each cell has the AUC on all test images with a known label of the finding, then the difference from "
-    "{reference}, its 95 % interval, and p. The test is DeLong's test with patients as clusters (Obuchowski 1997). It "
-    "compares only these trained models: after another training, the AUCs would differ. If there are many findings, "
-    "some of them differ by chance."
+    "Each cell has the AUC on all test images with a known label of the finding. In the columns of the other models, "
+    "the difference from {reference}, its 95 % interval and p follow. The test is DeLong's test with patients as "
+    "clusters (Obuchowski 1997). It compares only these trained models: after another training, the AUCs would differ. "
+    "With many findings, some differences arise by chance."
 )
 
 
 def collect_benchmark(output: Path) -> dict[str, Any]:
     """Write benchmark.json, benchmark.csv, benchmark.md and figures/benchmark.png, which compare the finished models.
 
-    For two or more models of findings, also write tables/paired.csv and figures/paired.png.
+    If two or more models of findings are finished, also write tables/paired.csv and figures/paired.png.
 
     Returns:
         The content of benchmark.json.
@@ -101,7 +101,7 @@ def collect_benchmark(output: Path) -> dict[str, Any]:
     runs = {model: output / slug(model) for model in run["models"]}
     done = [m for m, folder in runs.items() if (folder / SUMMARY).is_file() and (folder / SPEED).is_file()]
     if not done:
-        raise UserError(f"{output}: no model of this benchmark is finished; --resume continues it")
+        raise UserError(f"{output}: no model of this benchmark is finished; --resume continues the benchmark")
     reference = "cvrnet" if "cvrnet" in done else done[0]
     models = {m: _describe(runs[m]) for m in done}
     others = [m for m in done if m != reference]
@@ -148,7 +148,8 @@ def _layout(described: Mapping[str, Any]) -> _Layout:
 def _compare_findings(output: Path, findings: Sequence[str], runs: Mapping[str, Path]) -> list[Row]:
     """Compare the models on the test images of all folds, by finding; write tables/paired.csv and figures/paired.png.
 
-    All models have the same folds, and each image is a test image of one fold. So images and patients are paired.
+    All models have the same folds, and each image is a test image of one fold. So all models predict the same images,
+    and the tests are paired.
     """
     tables = {m: FindingTable.read(list(fold_folders(run).values()), findings, "test") for m, run in runs.items()}
     if rows := paired_rows(tables):
@@ -158,7 +159,7 @@ def _compare_findings(output: Path, findings: Sequence[str], runs: Mapping[str, 
 
 
 def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table of findings: a row for their mean, a row for each finding, and a column for each model.
+    """Return a table of AUCs: a row for the mean over the findings, a row for each finding, a column for each model.
 
     The table is empty for a benchmark of classes.
     """
@@ -171,7 +172,7 @@ def paired_finding_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def benchmark_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table, one row per model.
+    """Return the table of a benchmark, one row per model.
 
     The columns are the scores (mean ± standard deviation), the number of parameters, the training time, the speed, and
     the differences of scores from the reference model.
@@ -208,7 +209,7 @@ def own_interpolations(own: Mapping[str, str]) -> str:
 
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the columns of the table that fit a terminal, and the p-value of the main score's difference."""
+    """Return the table with only the columns that fit a terminal, and the p-value of the main score's difference."""
     layout = _layout(result)
     main = layout.columns[layout.main]
     p = f"p against {result['reference']}"
@@ -226,7 +227,10 @@ def _p(test: Mapping[str, float]) -> str:
 
 
 def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
-    """Measure how many decoded images per second the model of fold 1 classifies; write speed.json unless it exists."""
+    """Measure how many images the model of fold 1 classifies per second, and write speed.json.
+
+    The time for decoding is not included. If speed.json exists, do nothing.
+    """
     if (run / SPEED).is_file():
         return
     model = load_checkpoint(run / fold_name(1))

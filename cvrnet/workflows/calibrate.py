@@ -79,18 +79,18 @@ def calibrate(
 
     With labelled images, this function fits one temperature for all classes and a bias for each class
     (`cvrnet.metrics.recalibration`), and chooses new thresholds, prediction sets and limits of uncertainty
-    (`cvrnet.metrics.abstention`). The scores before and after are cross-validated by patient. With ``unlabelled``
-    images, it estimates the share of each class and corrects the probabilities for the shares (`fit_prior`); the
-    calibrated model has no thresholds, because thresholds need labels. In both cases, the calibrated model marks images
-    that are less like the training images than 95 % of the images in ``data`` (`cvrnet.heads.novelty`).
+    (`cvrnet.metrics.abstention`). The scores after the calibration are cross-validated by patient. With
+    ``unlabelled`` images, it estimates the share of each class and corrects the probabilities for the shares
+    (`fit_prior`); the calibrated model has no thresholds, because these need labels. In both cases, a model with a
+    novelty head then marks images that are less like the training images than 95 % of the images in ``data``.
 
     ``model`` is as in `cvrnet.workflows.evaluate`, but not an ONNX file. The weights do not change: the calibration is
     in config.json, and `Predictor` applies it to the probabilities averaged over heads and folds. So the folds of a run
     are calibrated together, as an ensemble.
 
-    The folder ``output`` gets run.json, the model (or fold-1/ and so on), split.csv if the model's training images are
-    known, and tables/before_after.csv. With labelled images, it also gets metrics.json, predictions.csv, figures/ and
-    report.html. Other arguments: see `cvrnet.workflows`.
+    The folder ``output`` gets run.json, the model (several models: fold-1/ and so on), split.csv if the training images
+    of the model are known, and tables/before_after.csv. With labelled images, it also gets metrics.json,
+    predictions.csv, figures/ and report.html. Other arguments: see `cvrnet.workflows`.
 
     Returns:
         A dictionary: ``rows`` (of tables/before_after.csv), ``sentences`` (the verdict and warnings), and
@@ -224,7 +224,7 @@ def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor
     decisions = choose(local, fitted(answers), predictor.decisions)
     free = {classes[k] for k in free_biases(local.labels.tolist(), groups, len(classes))}
     few = [
-        f"{name} has {count} patients: too few to fit its bias, which stays 0"
+        f"{name} has {count} patients, fewer than {MIN_PATIENTS}: its bias stays 0"
         if count
         else f"{name} has no image: its bias stays 0, and it gets no threshold"
         for name, count in patients.items()
@@ -240,8 +240,7 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
     """Correct the probabilities for the shares of the classes.
 
     A training with class weights multiplies the loss of a class by the inverse of its share, so the probabilities are
-    those of a hospital where all classes are equally frequent. A model without run.json is treated as if it had
-    been trained with class weights.
+    those of a hospital where all classes are equally frequent. A model without run.json is treated in this way, too.
 
     The shares are estimated from the probabilities of every head, not from the mean over the heads. The mean is less
     certain than each head, and an estimate from the mean tends to one class: on the source figure1 (docs/decisions.md),

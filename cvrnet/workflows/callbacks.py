@@ -15,7 +15,7 @@ class Callbacks:
     Attributes:
         say: Called with one line for the user.
         stage: Called with the name of a stage, such as "Decoding" or "Predicting"; returns a function that is called
-            with the number of images done and the number of all images.
+            with the number of steps done (such as images, bags or epochs) and the number of all steps.
         training: Called with a name and the fold (0 for a single training); returns the `Progress` callbacks for this
             training. In a benchmark, the name is the model; in a leave-one-source-out job, it is "without SOURCE"; in
             other jobs, it is "".

@@ -37,8 +37,8 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
         The content of summary.json.
 
     Raises:
-        UserError: The folder is not a cross-validation, a fold is missing, or a fold has trained fewer epochs than
-            run.json says.
+        UserError: The folder is not a cross-validation, a fold is missing, or the training of a fold is not finished
+            (see `is_finished`).
     """
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":
@@ -83,7 +83,7 @@ def _join(output: Path, run: Mapping[str, Any], metrics: Sequence[Mapping[str, A
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a cross-validation's table: `_paper_rows` or, for findings, a row per finding and one for the mean."""
+    """Return the table of a cross-validation: a row per fold or, for findings, a row per finding; then the mean."""
     return _finding_rows(summary) if "findings" in summary else _paper_rows(summary)
 
 

@@ -45,15 +45,18 @@ def compare(
 ) -> dict[str, Any]:
     """Score two or more models on the same images, and test whether each further model differs from the first.
 
-    Each model's evaluation is in ``OUTPUT/NAME``; ``OUTPUT`` gets run.json, tables/paired.csv, figures/paired.png,
-    report.html and audit.html. The tests (`cvrnet.metrics.paired_models`) use the images that all models could read; p
-    is adjusted by Holm's method. Other arguments: see `evaluate`.
+    Each model's evaluation is in ``OUTPUT/NAME``, where ``NAME`` is the last part of the model's path. ``OUTPUT``
+    itself gets run.json, tables/paired.csv, figures/paired.png, report.html and audit.html. The tests
+    (`cvrnet.metrics.paired_models`) use the images that all models could read. Their p-values are adjusted by Holm's
+    method. Other arguments: see `evaluate`.
 
     Returns:
         The content of run.json and, under the key ``paired``, the rows of tables/paired.csv.
 
     Raises:
-        UserError: There are fewer than two models, a model is given twice, or the models differ in classes.
+        UserError: There are fewer than two models, a model is given twice, or the models differ in task, event, unit or
+            classes.
+        DataError: No image was read by all models, or no finding has enough patients for a test.
         DataError, UserError: See `evaluate`.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
@@ -111,12 +114,13 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
     for model in models[1:]:
         predictor = Predictor.from_pretrained(model, folds=folds)
         if predictor.task != first.task:
-            raise UserError(f"of {models[0]} and {model}, only one is a model of findings; expected models of one kind")
+            raise UserError(f"only one of {models[0]} and {model} is a model of findings; expected models of one kind")
         if outcome_of(predictor) != outcome_of(first):
             raise UserError(f"{models[0]} and {model} predict different events; expected the same outcome and horizon")
         if predictor.unit != first.unit:
             raise UserError(
-                f"{models[0]} predicts per {first.unit}, {model} per {predictor.unit}; expected the same unit"
+                f"{models[0]} predicts per {first.unit}, but {model} predicts per {predictor.unit}; expected the same "
+                "unit"
             )
         if sorted(predictor.classes) != sorted(first.classes):
             raise UserError(
@@ -130,7 +134,10 @@ def _write(folder: Path, run: Mapping[str, Any], rows: Sequence[Row], evaluation
     """Write the table, its figure and the page."""
     if not rows:
         raise DataError(
-            ["no image could be read by all models, or no class or finding has both positive and negative images"],
+            [
+                "no image could be read by all models, or no finding is present in at least 2 patients and absent in "
+                "at least 2"
+            ],
             run["data"],
         )
     write_sheet(folder / TABLES / "paired.csv", rows)

@@ -23,7 +23,9 @@ The soup is not inferior if the lower end of the difference's 95 % interval is a
 
 
 def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
-    """Return the rows and the verdict, from the predictions of the folds and (in the last table) of the soup.
+    """Return the rows of scores, and a verdict on the soup.
+
+    ``tables`` has the predictions of each fold and, last, those of the soup.
 
     The verdict compares the soup's accuracy (for findings: mean AUC) with the mean over its folds, and gives the 95 %
     interval of the difference. The images of one patient are not treated as independent. ``honest`` means that no fold

@@ -125,7 +125,10 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
 
 
 def train_folds(job: Job, output: Path, folds: Folds, name: str = "", only_fold: int | None = None) -> dict[str, Any]:
-    """Train and test the folds in a run folder, and join them; ``name`` is for `Callbacks.training`."""
+    """Train, test and join the folds of a run, or only train and test ``only_fold``.
+
+    ``name`` is for `Callbacks.training`.
+    """
     open_run(job, output, "crossval", folds.members(), folds.test_source, folds=folds.count)
     metrics: dict[str, Any] = {}
     chosen = list(range(1, folds.count + 1)) if only_fold is None else [only_fold]

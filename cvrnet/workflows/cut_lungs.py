@@ -28,7 +28,7 @@ def lung_finder(records: Sequence[Record], config: TrainConfig, cache_folder: st
 def count_lungs(
     cache: ImageCache, records: Sequence[Record], config: TrainConfig, say: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Count the images that are masked or cropped, and list the others with the reason.
+    """Count the images that are masked or cropped, and list the images that are used whole, with the reason.
 
     ``say`` is called with a summary.
 

@@ -41,10 +41,7 @@ def predict_all(
     batch_size: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Prediction]:
-    """Return a prediction for each image, with an ``error`` if the image cannot be read.
-
-    Arguments: see `predict_records`.
-    """
+    """Return a prediction for each image, with an ``error`` if it cannot be read. Arguments: see `predict_records`."""
     answers = []
     stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
     for done, prediction in enumerate(stream, start=1):
@@ -114,9 +111,9 @@ def describe_evaluation(
 ) -> dict[str, Any]:
     """Return an evaluation's run.json: the model, the images, and how many of the images the model was trained on.
 
-    ``independent_sources`` are the sources that the model was not trained on, or None if its training images are not
-    known. ``seen_images`` is the number of images whose path or patient the model was trained or validated on. Only
-    images with a prediction are counted. ``model`` is the MODEL argument that the user gave.
+    ``independent_sources`` are the images' sources without the sources of the training images; None if the training
+    images are not known. ``seen_images`` is the number of images whose path or patient the model was trained or
+    validated on. Only images with a prediction are counted. ``model`` is the MODEL argument that the user gave.
     """
     readable = set(predictions.names)
     records = [r for r in records if r.name in readable]
@@ -216,7 +213,7 @@ def score_records(
 ) -> tuple[Any, dict[str, Any]]:
     """Predict and score the images, and write all files of an evaluation except audit and report.
 
-    ``about`` has the further keys from `read_scored`. Returns the predictions, and the result of `evaluate`.
+    ``about`` has further keys of run.json (see `read_scored`). Returns the predictions, and the result of `evaluate`.
     """
     attention: list[StudyAttention] = []
     predictor.use_masks(records)
@@ -249,7 +246,7 @@ def read_scored(
     """Return the labelled images or bags on which a model is scored, and further keys of run.json.
 
     If the model predicts an event, the labels are made from the data set's column of the event, as in training. Then
-    the further keys are ``outcome`` and ``left_out``; for other models, there are none. Errors as in `read_for`.
+    the further keys are ``outcome`` and ``left_out``; for other models, there are none. Errors: see `read_for`.
     """
     about: dict[str, Any] = {}
     films: list[Record] | None = None

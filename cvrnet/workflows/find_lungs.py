@@ -1,4 +1,4 @@
-"""Find the lungs in all pictures of a data set: train a segmenter on pictures with masks, and segment the others."""
+"""Find the lungs in all pictures of a data set: train a segmenter on pictures with masks, then segment the rest."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def find_lungs(
 
     Without ``segmenter``, a segmenter is trained on the images that have a lung mask. It is cross-validated: each of
     these images is segmented by a network that was not trained on images of the same patient. With ``segmenter`` (an
-    output folder of this function, or its file lungs.safetensors), nothing is trained, and the segmenter is compared
-    with the given masks. A message names each mask that cannot be used, and the job continues.
+    output folder of this function, or its file lungs.safetensors), nothing is trained, and the segmenter's masks
+    are compared with the masks of the data set. A message names each mask that cannot be used, and the job continues.
 
     The folder gets lungs.safetensors (the segmenter), masks/, masks.csv (each mask's origin, area and number of
     connected parts and, if the mask is implausible, the reason), quality.csv, lungs.png (a contact sheet), manifest.csv
@@ -78,8 +78,8 @@ def find_lungs(
 
     Raises:
         DataError: Rows of the manifest are wrong.
-        UserError: Fewer than ten images have a usable mask, and there is no segmenter; or the folder has files that
-            may not be replaced.
+        UserError: Fewer than ten images have a usable mask, and there is no ``segmenter``; an argument is out of
+            range; or the folder has files that may not be replaced.
     """
     callbacks = callbacks or Callbacks()
     _check(n_folds, epochs, size, phantoms)
@@ -93,8 +93,8 @@ def find_lungs(
         if loaded is None:
             if len(usable) < LEAST_MASKS:
                 raise UserError(
-                    f"{len(usable)} images have a usable lung_mask; expected at least {LEAST_MASKS} to train on, or "
-                    "--segmenter FOLDER"
+                    f"{len(usable)} images have a usable lung_mask; expected at least {LEAST_MASKS} to train a "
+                    "segmenter; --segmenter FOLDER uses a trained segmenter instead"
                 )
             settings: dict[str, Any] = {"epochs": epochs, "seed": seed, "device": device, "amp": amp}
             found = _train(records, usable, reader, n_folds, phantoms, settings, callbacks)

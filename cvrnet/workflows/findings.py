@@ -34,7 +34,7 @@ def with_findings(
         for line in odd_columns(records).values():
             say(f"Warning: {line}")
     if few:
-        say(f"Left out, because fewer than 5 patients have the finding or lack it: {', '.join(few)}")
+        say(f"Left out, because fewer than 5 patients have the finding, or fewer than 5 lack it: {', '.join(few)}")
     refuse_one_sided(truth, names, "no image")
     counts = ", ".join(f"{name} {int((column == 1).sum()):,}" for name, column in zip(names, truth.T, strict=True))
     say(f"Findings (number of images with the finding): {counts}")

@@ -1,4 +1,4 @@
-"""The first steps of every job that trains: read the data once, claim the folder, audit."""
+"""The first steps of every job that trains: lock the folder, read the data set, write run.json, and audit the data."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Job:
     features: FrozenFeatures | None = None
 
     def with_config(self, config: TrainConfig) -> Job:
-        """Return the job with another config: another model, and images with the config's interpolation.
+        """Return the job with another config and its model; images are decoded again if the interpolation differs.
 
         Raises:
             DataError: The images had to be decoded again, and some can no longer be read.
@@ -110,7 +110,8 @@ def start_job(
 
     Raises:
         DataError: The data set has errors; the message lists everything that is wrong with the manifest and the images.
-        UserError: The folder has files that the job may not change.
+        UserError: The folder has files that the job may not change, or the data set lacks something that the config
+            needs.
     """
     config, callbacks = resolve_interpolation(config or TrainConfig()), callbacks or Callbacks()
     check_tracker(log)
@@ -142,7 +143,7 @@ def start_job(
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
     """Return the job with the pooled maps of all images, if its config freezes the encoders and a model is unfinished.
 
-    ``folders`` are the folders of the job's models.
+    Otherwise, return the job unchanged. ``folders`` are the folders of the job's models.
 
     Raises:
         UserError: The model is not a CVR-Net, or its weights are not available.
@@ -178,7 +179,7 @@ def open_run(
     test_source: str = "",
     **further: Any,
 ) -> None:
-    """Claim a run's folder on the main process, write run.json and split.csv, and audit the data set.
+    """On the main process, write run.json and split.csv to a run's folder, and audit the data set.
 
     ``split`` yields each image with its set or fold; ``further`` are further keys of run.json.
 
@@ -237,7 +238,7 @@ def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
             write_csv(path, rows)
         return
-    sets = {"test": INDEPENDENT}  # version 0.1 called the set ``test`` in a single training
+    sets = {"test": INDEPENDENT}  # in a single training, version 0.1 called the independent set ``test``
     before = {(row["path"], sets.get(row["fold"], row["fold"])) for row in read_rows(path, ("path", "fold"))}
     if before != {(row["path"], str(row["fold"])) for row in rows}:
         raise UserError(

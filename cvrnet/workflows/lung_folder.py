@@ -36,7 +36,7 @@ GIVEN, FOUND = "given", "segmenter"
 
 @contextmanager
 def new_lung_folder(output: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield the folder that the user named, and a new folder that replaces the first one if the block succeeds.
+    """Yield the folder that the user named, and a new folder that replaces it if the ``with`` block succeeds.
 
     Raises:
         UserError: The folder has files that `cvrnet lungs` did not write; or it has an earlier result, and

@@ -1,7 +1,7 @@
 """Draw a contact sheet of lung masks that a segmenter found.
 
-The sheet shows the masks that differ most from given masks, some implausible masks and, for each source of images, some
-of the other masks.
+The sheet shows the masks that differ most from the masks of the data set, some implausible masks and, for each source
+of images, some plausible masks.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def add_novelty(
     Args:
         job: The job.
         model: The trained model.
-        sets: Name of a set -> its images, with ``train`` and ``val``.
+        sets: Name of a set -> its images. The sets ``train`` and ``val`` are needed.
         folder: The model's folder.
         scored: Name of a set -> its predictions.
 

@@ -1,4 +1,4 @@
-"""The steps in which a job that predicts an event differs from a job with labels."""
+"""The steps in which a job that predicts an event differs from a job that predicts labels."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def label_films(
 ) -> tuple[list[Record], dict[str, Any]]:
     """Return the readable films with their labels, and the key ``outcome`` of run.json.
 
-    ``say`` is called with a line for each problem, and with lines on what was kept. With ``both``, both labels must
-    occur.
+    ``say`` is called with a line for each problem, and with lines on what was kept. With ``both``, the labels
+    ``yes`` and ``no`` must both occur.
 
     Raises:
         UserError: No film is left or, with ``both``, one of the two labels does not occur.
@@ -116,7 +116,10 @@ def add_baselines(
 
 
 def study_answer(predictor: Predictor, batch_size: int) -> Answer | None:
-    """Return the ``answer`` of `add_baselines` for a trained model; a bag without a readable picture has NaN."""
+    """Return the argument ``answer`` of `add_baselines`, for a trained model.
+
+    For a model of single images, this is None. The answer for a bag without a readable picture is NaN.
+    """
     if predictor.unit == "image":
         return None
     yes = predictor.classes.index(YES)

@@ -75,20 +75,20 @@ def make_soup(
     set still exists, new statistics are computed from its images; otherwise the folds' statistics are averaged. Frozen
     encoders keep their statistics.
 
-    ``run`` has several folds; ``folds`` selects some of them (empty: all). ``data`` are labelled images for the scores,
-    by default the run's independent images or, if there are none, all images of the run. ``output`` becomes a run with
-    run.json, split.csv, config.json and model.safetensors. If no fold was trained on the scored images, it also gets
-    metrics.json, predictions.csv, figures/, tables/, report.html and audit.html. Other arguments: see
-    `cvrnet.workflows`.
+    ``run`` is a run folder with several folds; ``folds`` selects some of them (empty: all). ``data`` are labelled
+    images for the scores, by default the run's independent images or, if there are none, all images of the run.
+    ``output`` becomes a run with run.json, split.csv, config.json and model.safetensors. If no fold was trained on the
+    scored images, it also gets metrics.json, predictions.csv, figures/, tables/, report.html and audit.html. Other
+    arguments: see `cvrnet.workflows`.
 
     Returns:
-        ``rows`` with the scores of each fold, the ensemble and the soup, and three sentences: ``verdict``, whether the
-        soup is worse than its folds; ``images``, which images were scored, and whether any fold was trained on them;
-        ``batch_norm``, where the statistics of batch norm come from.
+        A dictionary: ``rows``, the scores of each fold, the ensemble and the soup; and three sentences: ``verdict``,
+        whether the soup is worse than its folds; ``images``, which images were scored, and whether any fold was trained
+        on them; ``batch_norm``, where the statistics of batch norm come from.
 
     Raises:
-        UserError: There are fewer than two folds, the folds differ in more than weights, there are no images for the
-            scores, or ``output`` has files that may not be replaced.
+        UserError: There are fewer than two folds, the folds differ in more than weights, the models classify bags or
+            predict an event, there are no images for the scores, or ``output`` has files that may not be replaced.
         DataError: Some images cannot be read.
     """
     run, output, callbacks = Path(run), Path(output), callbacks or Callbacks()

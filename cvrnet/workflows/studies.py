@@ -43,7 +43,7 @@ def with_studies(
             fails.
     """
     if config.freeze not in ("all", 0):
-        raise UserError(f"--unit {config.unit} with --freeze {config.freeze}; expected --freeze all, or 0")
+        raise UserError(f"--unit {config.unit} with --freeze {config.freeze}; expected --freeze all or --freeze 0")
     grouped, wrong = group_studies(records, config.unit) if records else ([], [])
     readable = [[cache.has(picture.path) for picture in study.pictures] for study in grouped]
     studies = [study.keep(kept) for study, kept in zip(grouped, readable, strict=True) if any(kept)]
@@ -77,7 +77,7 @@ Answer = Callable[[Sequence[Any]], BagAnswers]
 def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, dict[str, Any]]:
     """Write attention.csv for the bags of all sets except ``train``, and return further scores of each set.
 
-    ``answer`` returns the predictions for bags, and each picture's share in them.
+    ``answer`` returns the predictions for bags, and each picture's share in the prediction for its bag.
     """
     found, scores = [], {}
     for part, studies in sets.items():
@@ -97,7 +97,8 @@ def read_studies(
     ``films`` are the data set's labelled pictures, if they have already been read.
 
     Raises:
-        DataError: The data set cannot be used, or none of its bags can.
+        DataError: The data set cannot be used, or none of its bags can be used.
+        UserError: See `group_studies` and `StudyPredictor.check`.
     """
     left_out: list[str] = []
     if films is None:

@@ -31,8 +31,9 @@ from cvrnet.workflows.job import Job, open_run, start_job
 ABLATIONS = ("encoder1", "encoder2", "p3", "mean-logits")
 """Names of variants of a CVR-Net, written after the model's name: ``cvrnet:p3``.
 
-``encoder1`` and ``encoder2`` keep one encoder, with three heads. ``p3`` keeps only the head P3, on the deepest maps of
-both encoders. ``mean-logits`` averages the heads' logits instead of their probabilities.
+``encoder1`` keeps only the first encoder, and ``encoder2`` only the second, each with three heads. ``p3`` keeps only
+the head P3, on the deepest maps of both encoders. ``mean-logits`` averages the heads' logits instead of their
+probabilities.
 """
 
 

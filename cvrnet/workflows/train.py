@@ -108,7 +108,7 @@ def train_sets(
     state, the training is resumed. ``name`` and ``fold`` are for `Callbacks.training`.
 
     Returns:
-        The content of metrics.json on the main process, ``{}`` on the others.
+        The content of metrics.json on the main process, ``{}`` on the other processes.
     """
     processes, config = job.processes, job.config
     progress = job.callbacks.training(name, fold) if processes.is_main else Progress()

@@ -39,9 +39,9 @@ def tune(
     most 64 evenly spaced images are used. Other arguments: see `cvrnet.workflows`.
 
     Returns:
-        For each fold: its name, the number of float32 parts that the search found, and the largest change that bfloat16
-        causes in a probability, before and after the search. The float32 parts before the search are those in the
-        encoders' attributes ``float32_parts``; the float32 parts after the search are those that the search found.
+        For each fold: its name, the number of float32 parts that the search found, and two numbers: the largest change
+        that bfloat16 causes in a probability with the parts in the encoders' attributes ``float32_parts`` (before the
+        search), and with the parts that the search found (after the search).
 
     Raises:
         UserError: The model is not a local CVR-Net for single images, or no image can be read.

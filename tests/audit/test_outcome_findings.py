@@ -63,4 +63,4 @@ def test_the_command_names_the_films(tmp_path: Path, cli: Callable[..., Any]) ->
     status, _, err = cli("audit", manifest, "--outcome", "event_day", "--findings", "auto")
     assert (status, "--outcome cannot be used with --findings" in err) == (2, True)
     status, _, err = cli("audit", manifest, "--outcome", "nowhere")
-    assert (status, "not a column of the manifest that can state an event" in err) == (1, True)
+    assert (status, "expected a manifest column that states the event" in err) == (1, True)

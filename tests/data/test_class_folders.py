@@ -130,7 +130,7 @@ def test_one_patient_in_two_split_folders_is_refused(tmp_path):
     _, problems = scan_records(tmp_path)
     (problem,) = problems
     assert problem.startswith("train/A/1.dcm: patient p")
-    assert problem.endswith("in two splits: train, and test in test/A/3.dcm")
+    assert problem.endswith("in two splits: train here, test in test/A/3.dcm")
 
 
 def clutter(root) -> None:

@@ -134,7 +134,7 @@ def test_bad_days_are_named_and_the_rest_goes_on() -> None:
         (
             {"day": "0", "other": "1"},
             ICU,
-            r"--outcome icu_day: not a column of the manifest that can state an event; columns to choose from: other",
+            r"--outcome icu_day: expected a manifest column that states the event; columns to choose from: other",
         ),
         ({"day": "0"}, Outcome("day"), "--outcome day: .*; columns to choose from: none"),
         ({"icu_day": "1"}, ICU, "--outcome icu_day needs the column day.*--columns day=NAME"),
@@ -169,7 +169,7 @@ def test_yes_and_no_warn_that_a_leak_cannot_be_excluded() -> None:
     assert (len(wrong), len(late)) == (1, 1)
     _, problems = read_course([film("a", "p", 0, "Y"), film("b", "p", 0, "N"), film("c", "q", 0, "perhaps")], ICU)
     assert problems == [
-        "patient p: yes and no; expected one of them: left out",
+        "patient p: cells with yes and cells with no; expected one answer: left out",
         "patient q: 'perhaps' is neither yes nor no: left out",
     ]
 

@@ -177,7 +177,7 @@ def test_a_manifest_with_everything(tmp_path):
         ("a.png,NOR,,,\n/etc/hosts,CVP,,,\n", ["3: /etc/hosts: path outside the data folder"]),
         ("a.png,NOR,,,\n,CVP,,,\n,CVP,,,\n", ["3: empty path", "4: empty path"]),
         ("a.png,NOR,p,train,\nb.png,NOR,q,test,\nc.png,CVP,p,test,\n",
-         ["4: c.png: patient p in two splits: test, and train in line 2"]),
+         ["4: c.png: patient p in two splits: test here, train in line 2"]),
         ("a.png,NOR,p,train,\nb.png,NOR,p,trainer,\nc.png,CVP,p,,\n",
          ["3: b.png: unknown split 'trainer': expected train, val or test"]),
         ("a.png,NOR,,,m.png\nb.png,CVP,,,../m.png\n",

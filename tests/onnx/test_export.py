@@ -457,7 +457,7 @@ def test_nothing_is_overwritten_unasked(folds, tmp_path, cli):
         ({"engine": "onnxruntime", "dtype": "bf16"}, "not in bf16"),
         ({"engine": "openvino", "device": "cuda"}, "OpenVINO does not run on 'cuda'"),
         pytest.param(
-            *({"device": "cuda"}, "this ONNX Runtime has no CUDA"),
+            *({"device": "cuda"}, "device 'cuda' needs a GPU and ONNX Runtime with CUDA"),
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"),
         ),
     ],

@@ -206,7 +206,7 @@ def test_what_takes_single_images_refuses_in_one_line(
         benchmark(["cvrnet"], follow_up, tmp_path / "b", CONFIG)
     with pytest.raises(UserError, match=r"predicts per study, .* per image; expected the same unit"):
         compare([str(bag_run), str(run)], follow_up, tmp_path / "c", **PLAIN)
-    with pytest.raises(UserError, match="expected --freeze all, or 0"):
+    with pytest.raises(UserError, match="expected --freeze all or --freeze 0"):
         train(follow_up, tmp_path / "t", replace(CONFIG, freeze=2), **PLAIN)
     with pytest.raises(UserError, match="needs a CVR-Net"):
         train(follow_up, tmp_path / "t", replace(CONFIG, model="resnet18", encoders=()), **PLAIN)
@@ -233,7 +233,8 @@ def test_explain_draws_the_pictures_that_counted(bag_run: Path, follow_up: Path,
             )
     cli("explain", bag_run, follow_up, "-o", tmp_path / "maps", "--overwrite")
     assert "exists; --overwrite" in cli("explain", bag_run, follow_up, "-o", tmp_path / "maps")[2]
-    assert "--all: not for a model" in cli("explain", bag_run, follow_up, "-o", tmp_path / "more", "--all")[2]
+    err = cli("explain", bag_run, follow_up, "-o", tmp_path / "more", "--all")[2]
+    assert "--all: cannot be used with a model" in err
 
 
 def test_a_whole_network_trains_on_small_bags(follow_up: Path, tmp_path: Path) -> None:
