@@ -39,9 +39,9 @@ def learnable_findings(
     """Return the findings to learn, their truth (see `finding_truth`), and the findings that ``auto`` leaves out.
 
     ``wanted`` contains the names of the findings, or only ``auto``. ``auto`` takes all findings that the labels name,
-    in alphabetical order; if the labels name no finding, ``auto`` takes the columns of `finding_columns`. A finding is
-    left out if fewer than ``least`` patients have it, or fewer than ``least`` lack it. ``uncertain`` is a key of
-    `UNCERTAIN`.
+    in alphabetical order; if the labels name no finding, ``auto`` takes the columns of `finding_columns`. ``auto``
+    leaves out a finding if fewer than ``least`` patients have it, or fewer than ``least`` lack it. ``uncertain`` is a
+    key of `UNCERTAIN`.
 
     Raises:
         DataError: A cell is not 1, 0, -1 or empty, or a label has findings and ``No Finding``.

@@ -182,7 +182,7 @@ class Predictor:
             One prediction for each file. If the file cannot be read, or its probabilities are NaN, ``error`` is set.
 
         Raises:
-            UserError: ``batch_size`` is below 1; ``heads`` without `averages_probabilities`; or as in `member_probabilities`.
+            UserError: ``batch_size`` is below 1, ``heads`` are not available, or as in `member_probabilities`.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
