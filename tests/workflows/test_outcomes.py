@@ -230,7 +230,7 @@ def test_without_an_event_that_can_be_foretold_the_counts_say_why(ward: Path, tm
     ):
         train(ward, tmp_path / "run", recipe("frozen", **{**SETTINGS, "horizon": 1}, until="admission"), **PLAIN)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match=r"--outcome nowhere: not a column of the manifest that can state"):
+    with pytest.raises(UserError, match=r"--outcome nowhere: expected a manifest column that states the event"):
         train(ward, tmp_path / "run", recipe("frozen", **{**SETTINGS, "outcome": "nowhere"}), **PLAIN)
 
 
