@@ -39,7 +39,7 @@ START = {
 COMMON = """\
 ## Limits
 
-This is research software, not a medical device; it must not be used for diagnosis. How good a trained model is
+This is research software, not a medical device; it must not be used for diagnosis. The quality of a trained model
 depends on its training data: see [Sources](../concepts/sources.md), and the model card that `cvrnet push` writes for
 each trained run. [Results](../results.md) shows measured results.
 

@@ -1,4 +1,4 @@
-"""Select the columns of a manifest that are findings, or are probably findings but have unexpected cells."""
+"""Find the columns of a manifest that are findings, and columns that seem meant as findings but cannot be used."""
 
 from __future__ import annotations
 

@@ -148,7 +148,8 @@ def _check(n: int, seed: int, size: int, sources: Sequence[str]) -> None:
     for source in sources:
         if not re.fullmatch(r"\w[\w.-]*", source):
             raise UserError(
-                f"source {source!r} cannot name a folder; use a letter, then letters, digits, '.', '_' and '-'"
+                f"source {source!r} cannot be the name of a folder; expected a letter, a digit or '_', then letters, "
+                "digits, '.', '_' and '-'"
             )
 
 

@@ -39,7 +39,7 @@ def webp_size(chunk: bytes) -> tuple[int, int]:
 
 
 def check_directory(file: BinaryIO) -> None:
-    """Refuse a TIFF file, or a block of EXIF, whose tags together have more bytes than the file.
+    """Refuse a TIFF file, or a block of EXIF, whose tags together declare more bytes than it has.
 
     Several tags can refer to the same bytes of the file. Pillow copies these bytes for each tag, so a small file could
     fill the memory. After the call, the file position is the start of the file.
@@ -63,7 +63,7 @@ def check_directory(file: BinaryIO) -> None:
         elsewhere = (lengths > entry["value"].itemsize) & (lengths + entries["value"] <= size)
         total += lengths[elsewhere].sum()
         if tags > 2**16 or total > size or len(todo) > _MOST_DIRECTORIES:
-            raise Refused("damaged: its tags have more bytes than the file")
+            raise Refused("damaged: its tags declare more bytes than the file has")
         todo += entries["value"][np.isin(entries["tag"], _DIRECTORIES)].tolist()
     file.seek(0)
 

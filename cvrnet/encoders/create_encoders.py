@@ -35,7 +35,10 @@ def checked_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -
 
 
 def named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, str]:
-    """Map each encoder to its weight file, from ``NAME=FILE``, or from ``FILE`` if there is only one encoder.
+    """Map encoders to their weight files, from ``NAME=FILE``, or from ``FILE`` if there is only one encoder.
+
+    The result lacks encoders without a file. For a single encoder, a text that does not begin with its name and ``=``
+    is the name of the file.
 
     >>> named_files(["resnet18"], "weights=2.pth"), named_files(["resnet18", "vgg11"], ["vgg11=b.pth"])
     ({'resnet18': 'weights=2.pth'}, {'vgg11': 'b.pth'})

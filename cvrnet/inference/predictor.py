@@ -216,9 +216,9 @@ class Predictor:
     def answer(
         self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int = 0, *, heads: bool = False
     ) -> list[Prediction]:
-        """Classify images that are already read: names and pixels (H, W, C), in the size of the preprocessing.
+        """Classify images in memory: names, and pixels (H, W, C) of the height and width of the preprocessing.
 
-        If an image's probabilities are NaN, its prediction has an ``error``. For `size`, see `member_probabilities`.
+        An image whose probabilities are NaN has an ``error``. `size`: images in a full batch, for a compiled network.
         """
         (members,) = compute_members(self.engine, [self._pixels([image for _, image in images])], size)
         return self.predictions([path for path, _ in images], *members, heads=heads)

@@ -24,11 +24,11 @@ __getattr__ = moved_names(__name__, {"CachedImages": "cvrnet.data.cached_images"
 def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, least: int = 1) -> list[list[list[int]]]:
     """Return the batches of an epoch; each batch is a list of parts, and each part is a list of image indices.
 
-    The indices 0 to n - 1 are shuffled and cut into batches of nearly equal size. Each batch is cut into ``parts`` of
-    nearly equal size, where ``parts`` is the number of processes times the number of accumulation steps. Each part has
-    at least ``least`` images: 1, because every process must take part in every step, or more if the network needs more.
-    A batch has at most ``batch_size`` images; it has more only if its parts would otherwise be too small. The order
-    depends only on ``n``, ``seed`` and ``epoch`` (counted from 1).
+    The indices 0 to n - 1 are shuffled and cut into batches of nearly equal size. Each batch is cut into parts of
+    nearly equal size; their number, ``parts``, is the number of processes times the number of accumulation steps. Each
+    part has at least ``least`` images: 1, because every process must take part in every step, or more if the network
+    needs more. Normally, a batch has at most ``batch_size`` images. If its parts would then be too small, there are
+    fewer and larger batches. The order depends only on ``n``, ``seed`` and ``epoch`` (counted from 1).
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
     [[2, 1], [2, 1], [2, 1]]

@@ -146,7 +146,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "nested.dcm": (lambda: nested(5000), "damaged or truncated DICOM"),
     "long-tag.dcm": (lambda: long_tag(b"OB", 2**31 - 2), "DICOM file"),
     "long-unknown-tag.dcm": (lambda: long_tag(b"UN", 2**32 - 2), "DICOM file"),
-    "tags.tif": (lambda: shared_tags(20_000), "more bytes than the file"),
+    "tags.tif": (lambda: shared_tags(20_000), "declare more bytes than the file has"),
     "tags.png": (lambda: encode("PNG", exif=b"Exif\0\0" + shared_tags(20_000)), ""),
     "text-tags.png": (lambda: png_with("\nexif\n1\n" + shared_tags(20_000).hex()), ""),
     "tags.jpg": (lambda: b"\xff\xd8" + exif_segments(shared_tags(20_000)) + encode("JPEG")[20:], "more bytes than"),
@@ -155,7 +155,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiles-jpeg.tif": (lambda: tiff(7, 64, 65_520), "tiles of 4,292,870,400 pixels are not possible"),
     "big-tiff.tif": (
         lambda: b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**60) + bytes(99),
-        "more bytes than the file",
+        "declare more bytes than the file has",
     ),
     "canvas.webp": (lambda: b"RIFF" + struct.pack("<I", 90) + _WEBP, "65536 x 32768 pixels are more than"),
     "skip.bmp": (lambda: bmp(36_000_000, 1, b"\0\2\xff\xff"), "at most 65,535 per side"),

@@ -225,8 +225,8 @@ def test_a_failure_leaves_nothing(tmp_path):
         ({"sources": ["a"]}, r"sources=\['a'\]: expected two or more names, all different"),
         ({"sources": ["a", "b", "a"]}, r"expected two or more names, all different"),
         ({"sources": "ab"}, r"sources='ab': expected two"),
-        ({"sources": ["a", "../b"]}, r"source '../b' cannot name a folder"),
-        ({"sources": ["a", ""]}, r"source '' cannot name a folder"),
+        ({"sources": ["a", "../b"]}, r"source '../b' cannot be the name of a folder"),
+        ({"sources": ["a", ""]}, r"source '' cannot be the name of a folder"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
