@@ -23,7 +23,7 @@ from cvrnet.files import atomic_write
 from cvrnet.onnx.check_images import check_pixels, split_calibration
 from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
-from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, refuse_bags, refuse_lungs, stored_unit
+from cvrnet.runs.checkpoint import find_checkpoints, load_checkpoint, refuse_bags, stored_unit
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.runs.hub_download import file_hash, is_reference
 from cvrnet.runs.layout import RUN, WEIGHTS, fold_number
@@ -91,8 +91,12 @@ def export_onnx(
     _check_arguments(output, int8, calibration, overwrite)
     folders = find_checkpoints(model, folds)
     refuse_bags(stored_unit(folders[0]), "an export")
-    refuse_lungs(folders[0], "an exported file would lack the network that finds the lungs")
     network = load_network(folders, img_size)
+    if lungs := network.preprocessing.lungs:
+        raise UserError(
+            f"the model in {folders[0]} sees only the lungs (--lungs {lungs.mode}); an exported file would lack the "
+            "network that finds the lungs"
+        )
     network.preprocessing = dataclasses.replace(network.preprocessing, any_body_part=any_body_part)
     if int8:
         network.novelty = nn.ModuleList()  # quantisation changes distances: their quantiles would be wrong

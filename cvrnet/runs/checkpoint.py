@@ -174,18 +174,6 @@ def refuse_bags(unit: str, what: str) -> None:
         )
 
 
-def refuse_lungs(folder: Path, why: str) -> None:
-    """Raise UserError if the model in a checkpoint folder sees only the lungs; ``why`` is the end of the message."""
-    if (folder / CONFIG).is_file() and (lungs := Preprocessing.from_cfg(_stored_cfg(folder)).lungs):
-        raise UserError(f"the model in {folder} sees only the lungs (--lungs {lungs.mode}); {why}")
-
-
-def _stored_cfg(folder: Path) -> Mapping[str, Any]:
-    config = read_config(folder / CONFIG)
-    cfg: Mapping[str, Any] = config.get("pretrained_cfg", config)
-    return cfg
-
-
 def shared_settings(models: Sequence[nn.Module]) -> tuple[list[str], Preprocessing]:
     """Return the class names and the preprocessing of an ensemble's models.
 

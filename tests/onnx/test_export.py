@@ -449,6 +449,14 @@ def test_nothing_is_overwritten_unasked(folds, tmp_path, cli):
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("damage", ["", "{", "{}", '{"architecture": "cvrnet", "pretrained_cfg": {"input_size": [1]}}'])
+def test_a_damaged_config_is_told_in_one_line(run, tmp_path, cli, damage):
+    damaged = shutil.copytree(run, tmp_path / "damaged")
+    (damaged / "config.json").write_text(damage)
+    status, _, err = cli("export", damaged, "-o", tmp_path / "model.onnx")
+    assert (status, err.count("\n"), err.startswith("Error: "), "config.json" in err) == (1, 1, True, True)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
