@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
@@ -43,6 +44,8 @@ def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figur
     for ax in axes:
         ax.set_facecolor("white")
         ax.tick_params(which="both", colors=TEXT, labelcolor=TEXT, labelsize=FONT_SIZE)
+        # matplotlib's own choice of ticks expects labels of three characters; those of "-0.075" would touch.
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         ax.grid(color="#e4e4e4", linewidth=0.6)
         ax.set_axisbelow(True)
         for side, spine in ax.spines.items():
@@ -53,8 +56,8 @@ def new_figure(heights: Sequence[float] = (1,), columns: int = 1) -> tuple[Figur
 
 def set_labels(ax: Axes, x: str = "", y: str = "") -> None:
     """Label the x axis and the y axis with the texts `x` and `y`."""
-    ax.set_xlabel(x, color=TEXT, fontsize=FONT_SIZE + 1)
-    ax.set_ylabel(y, color=TEXT, fontsize=FONT_SIZE + 1)
+    ax.set_xlabel(x, color=TEXT, fontsize=FONT_SIZE + 1, parse_math=False)
+    ax.set_ylabel(y, color=TEXT, fontsize=FONT_SIZE + 1, parse_math=False)
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[Artist, str]], columns: int = 1) -> None:
@@ -86,6 +89,11 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
         figure.suptitle(
             textwrap.fill(title, round(12 * (width + 0.5))), color=TEXT, fontsize=FONT_SIZE + 2, parse_math=False
         )
+    for ax in figure.axes:  # the layout reserves no width for x labels
+        lines = ax.get_xlabel().splitlines()
+        ax.set_xlabel("\n".join(textwrap.fill(line, max(12, round(12 * width))) for line in lines))
+    room = sum(legend.get_window_extent().height for legend in figure.legends) / figure.dpi
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + room)  # else a tall legend leaves no axes
     # Two passes, because the extents of labels depend on the figure's size: the second starts close to the final size.
     for _ in range(2):
         _lay_out(figure)
