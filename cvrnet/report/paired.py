@@ -61,6 +61,8 @@ def _tests(table: AnyTable, reference: AnyTable) -> Iterator[tuple[str, str, dic
     If only one patient has a class, or only one patient lacks it, the AUC of the class has no variance. This AUC and
     the macro AUC are then not tested.
     """
+    if not reference.names:
+        return
     if isinstance(table, PredictionTable) and isinstance(reference, PredictionTable):
         right, other = (one.guesses == one.labels for one in (table, reference))
         yield "accuracy", "", compare_accuracy(right, other, reference.groups)

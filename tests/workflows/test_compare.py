@@ -11,6 +11,7 @@ import pytest
 
 from cvrnet.errors import UserError
 from cvrnet.metrics.paired_models import compare_accuracy
+from cvrnet.report.paired import paired_rows
 from cvrnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.workflows import compare
@@ -64,6 +65,15 @@ def test_classes_in_another_order(compared, run):
     assert [turned.classes[k] for k in turned.labels] == [table.classes[k] for k in table.labels]
     np.testing.assert_array_equal(turned.probabilities[:, 0], table.probabilities[:, -1])
     assert turned.guesses.tolist() == [len(classes) - 1 - k for k in table.guesses]
+
+
+def test_models_without_a_common_image(compared):
+    folder, _ = compared
+    table = PredictionTable.read(
+        [folder / "run"], json.loads((folder / "run" / "run.json").read_text())["classes"], "test"
+    )
+    half = len(table.names) // 2
+    assert paired_rows({"one": table.rows(range(half)), "two": table.rows(range(half, len(table.names)))}) == []
 
 
 def test_command(cli, run, other, phantoms, tmp_path):
