@@ -84,6 +84,12 @@ def escape_options(app: Sphinx, context: object, lines: list[str]) -> None:
     lines[:] = [line if line.startswith(".. ") else line.replace("*", r"\*") for line in lines]
 
 
+def keep_comments(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Show the text of a field or property as it is: napoleon would read words before its first colon as a type."""
+    if what in ("attribute", "property"):
+        lines.insert(0, "\\ ")  # shown as nothing
+
+
 def render_math(translator: nodes.NodeVisitor, node: nodes.Node) -> None:
     """A formula as MathML, which browsers draw by themselves."""
     translator.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
@@ -94,5 +100,6 @@ def setup(app: Sphinx) -> None:
     """The entry point that Sphinx calls."""
     app.add_html_math_renderer("mathml", (render_math, None), (render_math, None))
     app.connect("source-read", follow_links)
+    app.connect("autodoc-process-docstring", keep_comments, priority=400)  # napoleon: 500
     app.connect("sphinx-click-process-description", show_examples)
     app.connect("sphinx-click-process-options", escape_options)

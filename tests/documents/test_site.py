@@ -47,6 +47,12 @@ def test_every_public_name_is_described(module, inventory):
     assert {f"{module}.{name}" for name in importlib.import_module(module).__all__} <= described
 
 
+def test_no_words_of_a_field_are_shown_as_its_type(site):
+    pages_of_the_api = [page.read_text(encoding="utf-8") for page in site.glob("reference/*.html")]
+    assert any(">Returns<" in page for page in pages_of_the_api)  # the same markup, with another title
+    assert [page for page in pages_of_the_api if ">Type<" in page] == []
+
+
 def test_every_command_is_described_with_its_options_and_examples(site, inventory):
     from cvrnet_cli.commands import cli
 
