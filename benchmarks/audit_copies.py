@@ -102,7 +102,7 @@ CHANGES: dict[str, Change] = {
 
 
 def take(measured: Measurements, rows: list[int]) -> Measurements:
-    """Return the measurements of some images, by their indices."""
+    """Return the measurements of the images with the indices ``rows``."""
     records, facts = [measured.records[i] for i in rows], [measured.facts[i] for i in rows]
     return Measurements(records, facts, measured.large[rows])
 

@@ -23,7 +23,7 @@ from cvrnet.data import read_records, write_phantoms
 
 
 def own_mib() -> str:
-    """Return the anonymous memory of this process as text."""
+    """Return the anonymous memory of this process (without mapped files) as text."""
     found = anonymous_mib()
     return "not known" if found is None else f"{found:6.0f} MiB"
 
@@ -51,7 +51,7 @@ def main() -> None:
         step("start")
         findings = audit(records, step=step)
         step("end")
-    print(f"{options.images} images, {len(findings)} findings")
+    print(f"{options.images} images, {len(findings)} results of the audit")
 
 
 if __name__ == "__main__":

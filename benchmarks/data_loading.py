@@ -39,7 +39,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def throughput(data: str, n_images: int, size: int, mode: Mode, repeats: int) -> None:
-    """Print the images per second of decoding each time, and of the cache's first and second epoch."""
+    """Print the images per second if each image is decoded each time, and in the cache's first and second epoch."""
     records = read_records(data, labelled=False)
     step = max(len(records) / n_images, 1)
     records = [records[int(index * step)] for index in range(min(n_images, len(records)))]
@@ -121,7 +121,7 @@ def memory(megabytes: int, limit: int, size: int) -> None:
 
 
 def main() -> None:
-    """Read the arguments and run both parts."""
+    """Read the arguments, and measure throughput and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder or manifest of images")
     parser.add_argument("--images", type=int, default=500, help="number of images, spread over the whole set")

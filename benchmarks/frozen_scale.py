@@ -29,7 +29,7 @@ CLASSES = ["CVP", "NCP", "NOR"]
 
 
 class RandomFeatures(FrozenFeatures):
-    """Features of images that do not exist."""
+    """Random features for images that do not exist."""
 
     def build(self, *_: object) -> None:
         """Compute nothing, because `_vector` returns random features."""

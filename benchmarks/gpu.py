@@ -1,4 +1,4 @@
-"""Measure speed and agreement on a GPU, in one run of some minutes; print tables, and write them to OUT/gpu.json.
+"""Measure speed on a GPU, and agreement with the CPU, in some minutes; print tables, and write them to OUT/gpu.json.
 
     python benchmarks/gpu.py OUT [--device cuda] [--model cvrnet] [--minutes 8] [--only SECTION] [--quick]
     make gpu
@@ -38,7 +38,7 @@ PLAIN = "plain float32"
 
 
 class Check:
-    """One run of the script: the device, the sizes, the time limit, and the rows that failed."""
+    """One run of the script. It knows the device, the sizes and the time limit, and collects the rows that failed."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
@@ -97,7 +97,7 @@ class Check:
         return {name: statistics.median(values) for name, values in times.items()}
 
     def table(self, times: dict[str, float], images: int) -> dict[str, dict[str, float]]:
-        """Print the times per image of a batch, and return them with ratios and images per second."""
+        """Print each row's time per image and ratio to plain float32; return both, and the images per second."""
         plain = times.get(PLAIN, float("nan"))
         found = {}
         for name, value in times.items():
@@ -122,7 +122,7 @@ def machine(check: Check) -> dict[str, Any]:
 
 
 def agreement(check: Check) -> dict[str, Any]:
-    """The largest difference of probabilities from float32 on the CPU, for each number format and compile mode."""
+    """The largest difference from the probabilities in float32 on the CPU, for each number format and compile mode."""
     images = check.pixels(16)
     expected = Predictor.from_pretrained(check.run, "cpu", "fp32").probabilities(images)
     modes: list[bool | str] = [False, True, "reduce-overhead"] if check.on_gpu else [False]
@@ -242,7 +242,7 @@ def _command(arguments: list[Any], end: float) -> float:
 
 
 def waiting(check: Check) -> dict[str, float]:
-    """Milliseconds per image of the work that a training step waits for, on one core, without workers."""
+    """Milliseconds per image for reading and augmenting (training waits for these), on one core, without workers."""
     data = write_phantoms(check.folder / "waiting", 60, size=256)
     records = read_records(data)
     cache = ImageCache((check.size, check.size), "RGB", folder=check.folder / "cache")

@@ -1,15 +1,16 @@
-"""Train the notebook's network in Keras 3 and in cvrnet, with the same weights and batches, and compare the losses.
+"""Train the network of the papers' Keras notebook in Keras 3 and in cvrnet, and compare the losses.
 
     python benchmarks/keras_parity.py --keras-python KERAS_VENV/bin/python
 
-The Keras half needs ``pip install tensorflow-cpu keras h5py`` and runs in the interpreter given by ``--keras-python``
-(default: this one); the cvrnet half needs ``pip install 'cvrnet[keras]'``. The Keras network consists of ResNet50 and
-Xception from keras.applications. Only ResNet's batch-norm epsilon is changed: it is 1.001e-5 today, and was 1e-3 in
+Both trainings start from the same weights and use the same batches. The training in Keras needs ``pip install
+tensorflow-cpu keras h5py`` and runs in the interpreter given by ``--keras-python`` (default: this one). The training in
+cvrnet needs ``pip install 'cvrnet[keras]'``. The Keras network consists of ResNet50 and Xception from
+keras.applications. Only ResNet's batch-norm epsilon is changed: it is 1.001e-5 today, and was 1e-3 in
 keras-applications 1.0.8, which the notebook used.
 
-Both halves train in float32 and in float64. In float64, rounding is negligible, so any remaining difference comes from
-the method. The cvrnet half trains twice: in PyTorch's way, and in Keras's way, where the three known differences of
-method are removed.
+Both programs train in float32 and in float64. In float64, rounding is negligible, so any remaining difference comes
+from the method. cvrnet trains twice in each format: in PyTorch's way, and in Keras's way, where the three known
+differences of method are removed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def make_batches(steps: int, batch_size: int, size: int, classes: int) -> tuple[
 
 
 def build_keras(size: int, classes: int) -> Any:
-    """Build the notebook's graph; ``model.notebook`` maps the notebook's layer names to layers."""
+    """Build the notebook's network in Keras; the attribute ``notebook`` maps the notebook's layer names to layers."""
     import keras
 
     image = keras.Input((size, size, 3))
@@ -227,7 +228,7 @@ def report(folder: Path, weights: Path, args: argparse.Namespace) -> bool:
 
 
 def main() -> None:
-    """Run both halves; end with exit status 1 if the losses do not agree."""
+    """Train in Keras and in cvrnet; end with exit status 1 if the losses do not agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keras-python", default=sys.executable, help="interpreter that has TensorFlow and Keras 3")
     parser.add_argument("--weights", type=Path, help="start from this checkpoint instead of random weights")

@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 
 
 class Study:
-    """The heads' inputs of all images, and the trainings without some of the sources."""
+    """Computes the heads' inputs for all images of a manifest once, and trains heads without some of the sources."""
 
     def __init__(self, manifest: str) -> None:
         records = read_records(manifest)
@@ -99,12 +99,12 @@ class Study:
         return float(np.mean([right[rows].mean() for rows in self.scored(source)]))
 
     def log_loss(self, by_head: Floats, source: str) -> Callable[[Floats], float]:
-        """Return a function of the heads' weights: the log loss on a source, in which all classes count equally."""
+        """Return a function from the heads' weights to the log loss on a source, in which all classes count equally."""
         own = [by_head[:, rows, self.y[rows]] for rows in self.scored(source)]
         return lambda weights: -float(np.mean([np.log(weights @ p + 1e-12).mean() for p in own]))
 
     def chosen_weights(self, source: str, seed: int) -> Floats:
-        """Return the heads' weights with the lowest log loss on the other sources (see the module's text)."""
+        """Return the heads' weights with the lowest log loss on the other sources (see the module docstring)."""
         losses = []
         for other in self.sources:
             without = frozenset({source, other})
@@ -117,7 +117,7 @@ class Study:
 
 
 def best_weights(losses: Sequence[Callable[[Floats], float]], heads: int = 5) -> Floats:
-    """Return the weights (with sum 1) that have the lowest mean loss; equal weights if there is no loss."""
+    """Return the weights (with sum 1) that have the lowest sum of losses; equal weights if ``losses`` is empty."""
     found = minimize(lambda z: sum(loss(softmax(z)) for loss in losses) + 1e-3 * (z**2).sum(), np.zeros(heads))
     return softmax(found.x)
 

@@ -1,4 +1,4 @@
-"""Compare training on whole, masked and cropped pictures: scores, remaining shortcuts, and where the network looks.
+"""Compare training on whole pictures, on masked pictures, and on pictures cropped to the lungs.
 
 python benchmarks/lungs.py FOLDER SEGMENTER OUTPUT [whole|mask|crop ...]
 
@@ -40,7 +40,7 @@ Row = dict[str, str]
 
 
 def main() -> None:
-    """Print a JSON object for each way."""
+    """Print a JSON object for each way of showing the pictures (whole, mask, crop)."""
     folder, segmenter, output = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     for way in sys.argv[4:] or WAYS:
         found = output / f"{way}.json"
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def study(folder: Path, segmenter: str, output: Path, way: str) -> dict[str, Any]:
-    """Train and measure one way; return all its scores."""
+    """Train on pictures shown in one way (whole, mask or crop); return all scores."""
     data, outside = folder / "manifest.csv", folder / "all.csv"
     config = recipe("frozen", model="cvrnet_lite")
     if way != "whole":
@@ -76,7 +76,7 @@ def rows_of(run: Path, part: str) -> list[list[Row]]:
 
 
 def at_home(run: Path) -> dict[str, Any]:
-    """Return scores of the folds, within the sources cidc and nih, and on the sources that were held back."""
+    """Return scores over the folds, within cidc and within nih, and on the sources that no fold contains."""
     tested = rows_of(run, "test")
     folds = [scored(rows) for rows in tested]
     scores: dict[str, Any] = {"lungs": read_json(run / RUN).get("lungs", {})}
@@ -128,7 +128,7 @@ def within(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def abroad(output: Path) -> dict[str, Any]:
-    """Return the balanced accuracy on each source left out: mean and standard deviation over the folds.
+    """Return the balanced accuracy on each source that was left out: mean and standard deviation over the folds.
 
     Only classes with at least ten patients in the source count.
     """
@@ -148,7 +148,7 @@ def abroad(output: Path) -> dict[str, Any]:
 
 
 def looked_at(output: Path, data: Path) -> dict[str, Any]:
-    """Measure out-of-fold Grad-CAM against the given masks."""
+    """Compare out-of-fold Grad-CAM maps with the masks that the manifest names."""
     summary, _ = measure_data(
         str(output / "crossval"), data, output / "maps", out_of_fold=True, batch_size=8, overwrite=True
     )

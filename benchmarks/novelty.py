@@ -1,10 +1,11 @@
-"""Measure how many images that a model was not trained on are marked as unlike the training images.
+"""Measure how many images a model marks as unlike its training images.
 
 python benchmarks/novelty.py MODEL DATA [FOLDER ...]
 
-DATA are radiographs similar to the training images of MODEL, but not among them (a test or validation set). They are
-predicted unchanged (for false alarms), rotated, mirrored, inverted and half black. The script also predicts crops of
-scikit-learn's two photographs, textures, and phantoms. Each FOLDER of images, such as other body parts, is a row.
+DATA are radiographs similar to the training images of MODEL, but not among them (a test or validation set). MODEL
+predicts them unchanged (for false alarms), rotated, mirrored, inverted and half black. MODEL also predicts crops of
+scikit-learn's two photographs, textures, phantoms (synthetic radiographs), and the images in each FOLDER, such as other
+body parts. The script prints a row for each of these kinds of images.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ COUNT = 100  # images of each kind
 
 
 def main() -> None:
-    """Print a row for each kind of image: their number, the share that is marked, and the median value."""
+    """Print a row for each kind of image: their number, the share that is marked, and the median `unlike_training`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data")

@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(name: str, options: dict[str, tuple[str, ...]], rounds: int, count: int) -> tuple[list[float], int]:
-    """Return the median milliseconds per image of the three predictors, and the image size."""
+    """Return the median milliseconds per image in each of the three formats, and the image size."""
     torch.manual_seed(0)
     size = 0
     predictors = []

@@ -39,7 +39,7 @@ ICU = {"outcome": "icu_day", "horizon": HORIZON}
 
 
 class Scores:
-    """The probabilities of the same patients or radiographs, from runs with several seeds."""
+    """The predicted probabilities of the same patients (or radiographs) in several runs, one for each seed."""
 
     def __init__(self, tables: Sequence[PredictionTable], event: str) -> None:
         first, k = tables[0], tables[0].classes.index(event)
@@ -67,7 +67,7 @@ class Scores:
 def run(
     root: Path, name: str, data: Path, recipe_name: str, splits: str = "", folds: int = 5, **settings: Any
 ) -> Scores:
-    """Cross-validate with each seed; ``splits`` is the name of earlier runs, whose folds are used again."""
+    """Cross-validate with each seed; if ``splits`` names earlier runs, use their folds again."""
     tables = []
     for seed in SEEDS:
         config = recipe(recipe_name, model="cvrnet_lite", freeze="all", seed=seed, **settings)
@@ -80,7 +80,7 @@ def run(
 
 
 def line(name: str, truth: Any, scores: Any, patients: Sequence[str], spread: str = "", first: Any = None) -> None:
-    """Print a row of the table; ``first`` are the scores of the first row."""
+    """Print a row of the table; ``first`` are the scores of the first row, for the comparison with this row."""
     auc, bounds = auc_interval(truth, scores, patients)
     low, high = bounds or (float("nan"),) * 2
     test = ""
@@ -109,7 +109,7 @@ def view_of_last(bag: Record) -> float:
 
 
 def before_the_event(data: Path, root: Path) -> None:
-    """Print the tables for radiographs from before the event, in bags and one by one."""
+    """Print two tables: predictions for patients, from all radiographs before the event, and for single radiographs."""
     records = read_records(data, labelled=False)
     course, _ = read_course(records, Outcome("icu_day", "first", HORIZON))
     kept, _, late = course.at_risk(records)

@@ -1,12 +1,13 @@
-"""Compare models of bags on phantoms: attention, mean and max on CTs; with and without days on follow-up radiographs.
+"""Compare models that predict one label for a bag, such as all slices of a CT, on phantoms (synthetic images).
 
 python benchmarks/studies.py [FOLDER]        default: a temporary folder, removed at the end
 
-In the first part, models are trained on 240 CTs (20 to 60 slices; half of the CTs have a lesion, in 3 to 6 slices). In
-the second part, they are trained on 240 patients with three to six radiographs each; only the order of the radiographs
-shows whether a patient improves. The models are tested on 120 studies made with another seed. The script prints the AUC
-of each model on the test studies, the paired test of `cvrnet evaluate A B` (DeLong's, patients as clusters) against the
-first model of each part, and how well attention finds the slices with the lesion.
+In the first part, models with the poolings attention, mean and max are trained on 240 CTs (20 to 60 slices; half of the
+CTs have a lesion, in 3 to 6 slices). In the second part, models with and without the days of the images are trained on
+240 patients with three to six radiographs each; only the order of the radiographs shows whether a patient improves. The
+models are tested on 120 studies made with another seed. The script prints the AUC of each model on the test studies,
+the paired test of `cvrnet evaluate A B` (DeLong's, patients as clusters) against the first model of each part, and how
+well attention finds the slices with the lesion.
 """
 
 from __future__ import annotations
@@ -56,16 +57,16 @@ def measure(root: Path, part: str) -> None:
 
 
 def attention(metrics: dict[str, Any]) -> list[str]:
-    """Return how well attention finds the lesions, as text."""
+    """Return a text that says how well the shares of attention find the pictures with a lesion."""
     scores = metrics["attention"]
     if not scores:
         return []
-    shares = f"share of lesions {scores['share_of_lesions']:.2f}, pictures {scores['pictures_with_lesion']:.2f}"
+    shares = f"share of lesions {scores['share_of_lesions']:.2f} ({scores['pictures_with_lesion']:.2f} of the pictures)"
     return [f"AUC of attention {scores['roc_auc']:.3f}, top has lesion {scores['top_has_lesion']:.2f}, {shares}"]
 
 
 def main() -> None:
-    """Measure both parts."""
+    """Measure the CTs and the follow-up radiographs."""
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(sys.argv[1] if sys.argv[1:] else temporary)
         os.makedirs(root, exist_ok=True)

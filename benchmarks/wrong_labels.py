@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--source", help="only the images of this source")
-    parser.add_argument("--draws", nargs=2, type=int, default=(100, 120), help="seeds: first, and last plus 1")
+    parser.add_argument("--draws", nargs=2, type=int, default=(100, 120), help="first seed, and last seed plus 1")
     options = parser.parse_args()
     records = read_audited(options.data)[0]
     features = image_features(records)

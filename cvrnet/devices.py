@@ -94,6 +94,6 @@ def compile_failed(error: Exception, instead: str) -> UserError:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context manager for computing in ``"bf16"`` or ``"fp16"``; no effect with other precisions."""
+    """Return the context manager for computing in ``"bf16"`` or ``"fp16"``; for other precisions, it does nothing."""
     dtype = AUTOCAST_DTYPES.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

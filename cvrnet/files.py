@@ -53,9 +53,10 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def normalize_disk_errors(path: Path) -> Iterator[None]:
-    """Add the path to an OSError of the block; on a full disk, convert errors without errno to OSError(ENOSPC, path).
+    """Add ``path`` to an OSError that the block raises, if the error names no file.
 
     If the disk is full, PyTorch, safetensors and NumPy raise exceptions of other types, or OSErrors without an errno.
+    These exceptions are converted to OSError(ENOSPC), with ``path``.
     """
     try:
         yield
@@ -141,8 +142,8 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
     Every text is written unchanged. Use this function for files that `cvrnet` reads again, and `write_sheet` for files
     that people open in a spreadsheet.
 
-    None and missing keys become empty cells. Without `columns`, the header is the keys of the first row. Without
-    `columns` and rows, the file is empty.
+    None and missing keys become empty cells. Without `columns`, the header is the keys of the first row. If there
+    are neither `columns` nor rows, the file is empty.
 
     Raises:
         ValueError: A row has a key that is not in the header.
@@ -169,7 +170,10 @@ def write_sheet(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Se
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert the errors of parsing a damaged file of a run to a `UserError` that names the file (`where`)."""
+    """Convert errors that the block raises when it parses a damaged file of a run to a `UserError`.
+
+    The message names the file (`where`).
+    """
     try:
         yield
     except UserError:
@@ -192,7 +196,7 @@ def user_folder(kind: Literal["cache", "config"]) -> Path:
 
 
 def image_cache_folder() -> Path:
-    """Return the folder for cached decoded images: the variable CVRNET_CACHE, or ``images`` in `user_folder`."""
+    """Return the folder for decoded images: the environment variable CVRNET_CACHE, or ``images`` in `user_folder`."""
     chosen = os.environ.get("CVRNET_CACHE")
     return Path(chosen).expanduser() if chosen else user_folder("cache") / "images"
 

@@ -45,7 +45,7 @@ _templates.filters |= {"number": number, "interval": interval, "counts": counts}
 class Table:
     """A table inside a page."""
 
-    titles: Sequence[str]
+    titles: Sequence[str]  #: heading of each column
     rows: Sequence[Sequence[object]]
     groups: Sequence[tuple[str, int]] = ()  #: headings above the header, each with the number of columns it spans
 

@@ -1,4 +1,4 @@
-"""Turn the exceptions of the Hub's client into one-line messages: what failed and why, and what to do."""
+"""Turn exceptions of the Hugging Face Hub's client into one-line messages: what failed, why, and what to do."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from huggingface_hub import constants, errors
 from cvrnet.errors import UserError
 
 CLIENT_ERRORS: tuple[type[Exception], ...] = (errors.HTTPError, OSError, RuntimeError, ValueError)
-"""All exceptions of the client: its own errors, the errors of its HTTP library, RuntimeError from LFS, ConnectionError
-from Xet, and ValueError if the client cannot parse a response."""
+"""All exceptions of the Hub's client: its own errors, the errors of its HTTP library, RuntimeError from LFS,
+ConnectionError from Xet, and ValueError if the client cannot parse a response."""
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -50,7 +50,7 @@ P = ParamSpec("P")
 
 @contextmanager
 def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
-    """Turn every exception of the client into a UserError that names the failed task, the reason, and what to do.
+    """Turn every exception of the Hub's client into a UserError that names the failed task, the reason, and what to do.
 
     ``safe()`` is called after a failure; it returns what the user must know about the state of the task, such as
     "nothing was changed".
@@ -67,7 +67,7 @@ def hub_errors(task: str, safe: Callable[[], str]) -> Iterator[None]:
 def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function; while the Hub or the network fails, call it again, after waits of 1, 2 and 4 seconds.
 
-    The client itself retries only uploads and some requests of a download.
+    The Hub's client itself retries only uploads and some requests of a download.
     """
     for wait in _WAITS:
         try:

@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and feature maps of the registered models, measured on the models themselves."""
+"""Measure the registered models: their parameters, multiply-adds and feature maps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ SAME_SHAPE = {
     *(F.batch_norm, F.layer_norm),
     *(F.relu, F.hardtanh, F.hardswish, F.silu, F.gelu),
 }
-"""Functions that keep the shape and add no multiply-adds. They are skipped, because they take half of the time."""
+"""Functions whose output has the shape of their input. They have no multiply-adds, so the measurement skips them.
+
+Without skipping, they would take half of the time of the measurement."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Modules that have moved: the old names still work for one release, with a DeprecationWarning."""
+"""Let the old names of moved modules still work for one release, with a DeprecationWarning."""
 
 from __future__ import annotations
 

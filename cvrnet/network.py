@@ -1,8 +1,8 @@
 """CVR-Net: several encoders, heads (fully connected blocks) on their feature maps, and the mean of the heads' outputs.
 
-Papers: "CVR-Net: A deep convolutional neural network for coronavirus recognition from chest radiography images"
-(arXiv 2007.11993, "v1"), and "Challenges of Deep Learning Methods for COVID-19 Detection Using Public Datasets"
-(medRxiv 2020.11.07.20227504, "v2").
+The two CVR-Net papers: the first is "CVR-Net: A deep convolutional neural network for coronavirus recognition from
+chest radiography images" (arXiv 2007.11993), the second is "Challenges of Deep Learning Methods for COVID-19 Detection
+Using Public Datasets" (medRxiv 2020.11.07.20227504).
 """
 
 # No `from __future__ import annotations`: torch.fx copies annotations into its graphs, where TorchScript expects types
@@ -42,7 +42,7 @@ __all__ = ["CVRNet"]
 
 
 class CVRNet(nn.Module):
-    """Multi-encoder, multi-scale classifier (v1 section 2.2, v2 section 5.1).
+    """Multi-encoder, multi-scale classifier (first paper, section 2.2; second paper, section 5.1).
 
     With two encoders there are five heads, as in the papers. P1 and P2 each use one of the two shallower maps of
     encoder 1. P3 uses the deepest maps of both encoders, concatenated. P4 and P5 each use one of the two shallower maps
@@ -68,9 +68,9 @@ class CVRNet(nn.Module):
         global_pool: ``"avg"``, or ``""`` (with ``num_classes=0``) for unpooled features.
         img_size: Height and width of the image, for encoders that work at one size only, such as Swin; other encoders
             take any size.
-        pretrained: Load the encoders' own pretrained weights.
-        encoder_weights: Weight files to load instead of the encoders' own pretrained weights: each ``NAME=FILE``, where
-            NAME is one of ``encoders``; or ``FILE`` if there is only one encoder.
+        pretrained: Load pretrained weights into each encoder that has no file in ``encoder_weights``.
+        encoder_weights: Weight files to load, also without ``pretrained``: each ``NAME=FILE``, where NAME is one of
+            ``encoders``; or ``FILE`` if there is only one encoder.
         cache_dir: Folder of the Hub's cache for pretrained weights; None is the Hub's default folder.
         mean, std: Mean and standard deviation with which each channel of the model's input is normalised. For each
             encoder, the input is converted to the encoder's own normalisation.
@@ -224,9 +224,9 @@ class CVRNet(nn.Module):
             self._make_head({"device": like.device, "dtype": like.dtype})
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
-        """Return the feature maps of all encoders, encoder by encoder (v1 Fig. 2: E13, E14, E15, E23, E24, E25).
+        """Return the feature maps of all encoders, encoder by encoder (first paper, Fig. 2: E13 to E15, E23 to E25).
 
-        The images are (N, in_chans, H, W), normalised with the model's mean and std; each map is (N, C_i, H_i, W_i).
+        The images x are (N, in_chans, H, W), normalised with the model's mean and std. Each map is (N, C_i, H_i, W_i).
         """
         maps: list[Tensor] = []
         for normalizer, encoder in zip(self.normalizers, self.encoders):  # noqa: B905  # TorchScript has no strict=
@@ -238,7 +238,7 @@ class CVRNet(nn.Module):
         return maps
 
     def pool_maps(self, maps: list[Tensor]) -> list[Tensor]:
-        """Return the heads' inputs, P1 first: each head's maps, average-pooled and concatenated, (N, widths[i])."""
+        """Return the input (N, widths[i]) of each head, P1 first: the head's maps, average-pooled and concatenated."""
         pooled = [m.mean((2, 3)) for m in maps]
         return [torch.cat([pooled[i] for i in group], 1) for group in self.groups]
 
@@ -280,7 +280,7 @@ class CVRNet(nn.Module):
         return take
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return all heads' maps as one tensor: (N, num_features, h, w) on the first encoder's deepest grid."""
+        """Return all heads' maps as one tensor (N, num_features, h, w) on the grid of encoder 1's deepest map."""
         return self._fuse(self.forward_maps(x))
 
     def _fuse(self, maps: list[Tensor]) -> Tensor:
@@ -338,7 +338,7 @@ def _check_global_pool(global_pool: str, num_classes: int, task: str) -> str:
 def _head_groups(counts: list[int], scales: str) -> list[list[int]]:
     """Return the indices of each head's maps.
 
-    ``counts`` has each encoder's number of maps. Maps are numbered encoder by encoder, each from shallow to deep.
+    ``counts`` has each encoder's number of maps. Maps are numbered by encoder, and within it from shallow to deep.
 
     >>> _head_groups([3, 3], "all")
     [[0], [1], [2, 5], [3], [4]]
@@ -360,8 +360,8 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
     """Build a variant with timm's builder.
 
     With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
-    repository), otherwise the encoders' own weights. A whole model's weights include its encoders' weights, so the
-    encoders' own weights are not downloaded. The whole model's config is not trusted, so this config must not name
+    repository). Otherwise, load pretrained weights into each encoder. A whole model's weights include its encoders'
+    weights, so no other weights are downloaded. The whole model's config is not trusted, so this config must not name
     repositories or folders as encoders.
     """
     kwargs.setdefault("encoders", default_encoders)

@@ -28,7 +28,7 @@ def score(predictions: AnyTable) -> dict[str, Any]:
 
 @score.register
 def score_classes(predictions: PredictionTable) -> dict[str, Any]:
-    """Return `classification_scores`, and the keys ``patients``, ``intervals``, ``per_source`` and ``heads``.
+    """Return `classification_scores` and further keys: ``patients``, ``intervals``, ``per_source`` and ``heads``.
 
     ``patients`` is the number of patients. ``intervals`` has the scores' 95 % intervals, under the same keys (see
     `intervals`). ``per_source`` has the scores for each source, with the intervals of accuracy and balanced accuracy.
@@ -53,10 +53,10 @@ def score_classes(predictions: PredictionTable) -> dict[str, Any]:
 
 @score.register
 def score_findings(predictions: FindingTable) -> dict[str, Any]:
-    """Return `cvrnet.metrics.findings.finding_scores`, and the keys ``per_source`` and ``head_auc``.
+    """Return `cvrnet.metrics.findings.finding_scores` and two further keys: ``per_source`` and ``head_auc``.
 
-    ``per_source`` has the scores for each source, if there are several named sources. ``head_auc`` has each head's mean
-    AUC over the findings; only the scores of a model that averages several heads have this key.
+    ``per_source`` has the scores for each source; it is empty if there is only one named source, or none. ``head_auc``
+    has each head's mean AUC over the findings; only the scores of a model that averages several heads have this key.
     """
     p = predictions
     scores = finding_scores(p.labels, p.probabilities, p.classes, p.groups)
@@ -76,10 +76,11 @@ def score_findings(predictions: FindingTable) -> dict[str, Any]:
 def head_scores(predictions: PredictionTable) -> list[dict[str, Any]]:
     """Return the balanced accuracy of each head and of their average, on all images and on the images of each source.
 
-    The entry of all images has the source None. Within a source, only classes with at least `MIN_PATIENTS` patients
-    count; a source without such a class has no entry. An entry has ``source``; ``classes``, the names of the classes
-    that count; ``images`` and ``patients``, the numbers of their images and patients; and ``scores``. The scores map
-    each head's name (P1 and so on) and ``average`` to a value and its interval.
+    The list has a dictionary for all images and one for each source. Within a source, only classes with at least
+    `MIN_PATIENTS` patients count; a source without such a class is left out. The keys are ``source`` (None for all
+    images); ``classes``, the names of the classes that count; ``images`` and ``patients``, the numbers of their images
+    and patients; and ``scores``, which maps each head's name (P1 and so on) and ``average`` to a value and its 95 %
+    interval.
     """
     p = predictions
     sources, patients = np.array(p.sources), np.array(p.groups)
@@ -104,8 +105,8 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
     """Return 95 % intervals of all scores by bootstrap over patients.
 
     If a rate of a class is 0 or 1, all resamples give this value, so the bootstrap interval has no width. The exact
-    binomial interval is used instead, with one trial for each patient. ``exact`` lists these rates by names such as
-    ``NOR/sensitivity``.
+    binomial interval is used instead, with one trial for each patient. The key ``exact`` lists these rates by names
+    such as ``NOR/sensitivity``.
     """
     p = predictions
     tree = bootstrap_intervals(p.labels, p.probabilities, p.classes, p.groups)
@@ -123,13 +124,14 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
 
 
 def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows with the accuracy of each head, the mean of these accuracies, the best head, and the model.
+    """Return the rows of a table of accuracies: of each head, of the mean of the heads, of the best head, of the model.
 
     The model's output is the average of the heads' outputs. ``accuracy`` and ``std`` are the mean and the standard
     deviation over the folds; for a single fold, ``std`` is None. The best head has the highest mean over the folds. It
     is chosen on the images that it is scored on, so its score is too high.
 
-    ``folds`` are the scores of each fold. If a fold has no ``head_accuracy`` (as without heads), there are no rows.
+    ``folds`` are the scores of each fold. A fold has no ``head_accuracy`` if its model has no heads; then, the table is
+    empty.
 
     >>> fold = {"accuracy": 0.9, "head_accuracy": {"P1": 0.6, "P2": 0.8}}
     >>> [(row["head"], round(row["accuracy"], 2)) for row in head_rows([fold])]

@@ -18,12 +18,12 @@ _EXTRAS = {
     "demo": ("gradio",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
 }
-"""Extra -> the import names of the packages that it installs."""
+"""Extras (as in ``pip install "cvrnet[train]"``), each with the import names of packages that it installs."""
 
 
 @interruptible()
 def main() -> None:
-    """Run the command line; report a user's mistake in one line, with exit status 1 or 2 and without a traceback."""
+    """Run the command line. A user's mistake gives a message without a traceback, and the exit status 1 or 2."""
     try:
         _main()
     except (KeyboardInterrupt, Exception):  # Ctrl-C may come while an error is handled, or may cause an error in C code
@@ -37,8 +37,8 @@ def _main() -> None:
 
     from cvrnet_cli.commands import cli
 
-    # With this variable, PyTorch asks the system for large pages of memory. Then the system maps the memory of feature
-    # maps in less than half the time.
+    # With this variable, PyTorch asks the operating system for large pages of memory. The system then needs less than
+    # half the time to provide memory for feature maps.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -98,7 +98,7 @@ def _replace_closed_streams() -> None:
 
 
 def _discard_unwritten() -> None:
-    """Discard unwritten text of the streams; otherwise Python would try to write it again at exit, and fail."""
+    """Flush stdout and stderr. Text that cannot be written is discarded; at exit, writing it would fail again."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -12,7 +12,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 
 
 @click.command(
-    short_help="Check a data set for duplicates, patients in several splits, classes tied to sources, and shortcuts."
+    short_help="Check a data set: duplicates, patients in several splits, classes associated with sources, shortcuts."
 )
 @click.argument("data", type=options.PATH)
 @options.manifest("data")
@@ -20,7 +20,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.findings
 @click.option(
     "--outcome",
-    help="Column of an event to use instead of the label (see cvrnet train). The audit also names radiographs that "
+    help="Column of an event that replaces the label (see cvrnet train). The audit also names radiographs that "
     "were taken on the day of the event or later.",
 )
 @click.option(
@@ -57,10 +57,11 @@ def audit(
     """Before any training, find problems of DATA that would make a model look better than it is.
 
     DATA is a folder with one sub-folder for each class, or a CSV manifest; many checks need the manifest's columns
-    source and patient_id. The audit reports classes tied to sources; patients whose images differ in split, source or
-    label; exact duplicates and near-duplicates; and how well simple models predict label and source from features that
-    should not matter, such as the image's border. It names images whose label is probably wrong, and images that are
-    probably blank, badly exposed, turned, inverted or not of a chest. The exit status is 1 if a problem is severe.
+    source and patient_id. The audit reports classes that are associated with sources; patients whose images differ in
+    split, source or label; exact duplicates and near-duplicates; and how well simple models predict label and source
+    from features that should not matter, such as the image's border. It names images whose label is probably wrong,
+    and images that are probably blank, badly exposed, turned, inverted or not of a chest. The exit status is 1 if a
+    problem is severe.
 
     If an image may have several findings (--findings; not needed for labels such as Edema|Effusion), each finding is
     checked separately, and the audit reports findings that nearly always occur together.
@@ -117,7 +118,10 @@ def audit(
 
 
 def _read(data: Path, outcome: str | None, findings: tuple[str, ...], uncertain: str) -> tuple[Any, Any, Any, Any]:
-    """Return the records, their problems, the names of findings, and the patients' events (None without --outcome)."""
+    """Return the images' records, a line for each unusable row, the names of findings, and the patients' events.
+
+    There are no events (None) without ``outcome``, and no names of findings if each image has one label.
+    """
     import cvrnet.audit as room
 
     if not outcome:

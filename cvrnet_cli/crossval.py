@@ -10,7 +10,7 @@ from cvrnet_cli import options
 from cvrnet_cli.output import job_callbacks, print_rows, say
 
 
-@click.command(short_help="Cross-validate as in the papers: train and test every fold.")
+@click.command(short_help="Cross-validate as in the papers: train and test a model for each fold.")
 @click.argument("data", type=options.PATH, required=False)
 @options.manifest("data")
 @options.output("Folder of the run: fold-1/ and so on, summary.json and report.html.")
@@ -74,7 +74,7 @@ def crossval(
     if leave_one_source_out:
         _show_sources(result, output)
     elif only_fold := job["only_fold"]:
-        say(f"\nFold {only_fold} is in {output}. After the last fold:\n  cvrnet crossval --collect {output}")
+        say(f"\nFold {only_fold} is in {output}. When all folds are trained:\n  cvrnet crossval --collect {output}")
     else:
         _show_folds(result, output)
 

@@ -40,7 +40,7 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.option("--all", "everything", is_flag=True, help="Draw the whole network, every encoder and every head.")
 @click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 (H, W) in 0..1.")
 @click.option("--measure", is_flag=True, help="Instead of drawing, score the maps against the data's masks.")
-@click.option("--out-of-fold", is_flag=True, help="With --measure: explain each image with the fold that tested it.")
+@click.option("--out-of-fold", is_flag=True, help="With --measure: explain each image with the model of its test fold.")
 @options.seed
 @options.style
 @options.batch_size
@@ -58,8 +58,8 @@ def explain(
     encoder and, with --all, of each head. A map that is zero or flat is not drawn: the figure says why, and the command
     reports the missing overlay. The exit status is 1 if an image cannot be read or an overlay cannot be drawn.
 
-    With --measure, PATH is one data set with lung_mask or lesion_mask columns. The command reports how much of each map
-    lies inside these masks, and compares that with chance and with a network that has random weights.
+    With --measure, PATH is one data set with lung masks, lesion masks or lesion boxes. The command reports how much of
+    each map lies inside them, and compares that with chance and with a network that has random weights.
 
     \b
     Examples:

@@ -9,7 +9,9 @@ BATCHES, SECONDS = 3, 2.0  # least number of batches, and least number of second
 
 
 class Forecast:
-    """Prints once how long an epoch and the whole training take; with ``--freeze N``, once for each of the two stages.
+    """Prints once how long an epoch and the whole training take.
+
+    With ``--freeze N``, it prints this once for each of the two stages: heads only, then the whole network.
 
     The first batch is not measured, because it also prepares memory and kernels. An epoch that is too short for a
     measurement is measured as a whole. ``config`` is the ``TrainConfig``.
@@ -55,7 +57,7 @@ class Forecast:
             f"On this CPU an epoch{stage} takes about {_duration(seconds)}, {left} epochs {_duration(left * seconds)}"
         )
         if left * seconds > 600:
-            line += "; --freeze all trains only the heads of a CVR-Net, in seconds"
+            line += "; --freeze all trains only the heads of a CVR-Net, which takes seconds"
         say(line)
 
 

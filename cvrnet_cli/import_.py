@@ -13,7 +13,8 @@ NAMES = (
     *("nih", "chexpert", "mimic-cxr-jpg", "padchest", "rsna", "vindr", "covidx", "covid-radiography", "kermany"),
     *("cohen", "generic", "paultimothymooney"),
 )
-"""The names and aliases in `cvrnet.datasets`, repeated because that module imports torch; a test compares them."""
+"""The names and aliases of the data sets in `cvrnet.datasets`. They are repeated here, because importing that package
+would import torch; a test checks that they are equal."""
 
 
 @click.command("import", short_help="Write the manifest of a public data set from its folder.")

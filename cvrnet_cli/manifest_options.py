@@ -59,7 +59,10 @@ def manifest(*arguments: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 def _placed(given: dict[str, Any], images: Path | None, columns: dict[str, str]) -> dict[str, Any]:
-    """Return the arguments as data sets with these images and columns."""
+    """Return the command's arguments ``given``, but each path becomes a ``DataSet`` with these images and columns.
+
+    In a tuple of paths, only the CSV files become data sets. It is an error if there is no data set at all.
+    """
     from cvrnet.data.data_set import DataSet
 
     def placed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Options that several commands share, spelled the same everywhere."""
+"""The options that several commands share. An option has the same spelling in every command."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +62,7 @@ def _fold_numbers(context: click.Context, option: click.Option, texts: Sequence[
 
 folds = _group(
     click.option(
-        "--fold", "folds", multiple=True, callback=_fold_numbers, help="Folds to use, such as 1,3.  [default: all]"
+        "--fold", "folds", multiple=True, callback=_fold_numbers, help="Folds of the run, such as 1,3.  [default: all]"
     ),
     click.option("--folds", "old_folds", multiple=True, callback=_fold_numbers, expose_value=False, hidden=True),
 )
@@ -76,7 +76,7 @@ backend = click.option(
     "--backend",
     type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
     help="Software that runs the model. For openvino and onnxruntime, the model is converted once, compared with "
-    "PyTorch, and stored; auto selects the fastest for the number of images.  [default: torch; auto for an ONNX file]",
+    "PyTorch, and stored. auto: the fastest one for the number of images.  [default: torch; auto for an ONNX file]",
 )
 inference = _group(folds, batch_size, device, amp, any_body_part)
 
@@ -85,7 +85,7 @@ seed = click.option("--seed", type=SEED, default=0, help="Seed of all random num
 style = click.option("--format", "style", type=click.Choice(FORMATS), default="table", help="Format of the output.")
 reported = _group(
     overwrite,
-    click.option("--audit/--no-audit", default=True, help="Audit DATA first (see cvrnet audit)."),
+    click.option("--audit/--no-audit", default=True, help="Also audit the data set, as cvrnet audit does."),
     click.option("--maps/--no-maps", default=True, help="Show Grad-CAM of some images in the report."),
 )
 
@@ -97,9 +97,9 @@ def output(text: str, type: click.Path = OUTPUT, **settings: Any) -> Decorator:
 
 n_folds = click.option("--folds", "n_folds", type=click.IntRange(3), default=5, help="Number of folds to make.")
 test_source = click.option(
-    "--test-source", default="", show_default=False, help="Source kept for testing, not for training or validation."
+    "--test-source", default="", show_default=False, help="Source whose images are used only for testing."
 )
-split_from = click.option("--split-from", type=PATH, help="Use the folds of this split.csv.")
+split_from = click.option("--split-from", type=PATH, help="Use the folds of another run: the path of its split.csv.")
 job = _group(
     click.option(
         "--classes",
@@ -107,7 +107,7 @@ job = _group(
         help="Class names in order, such as NOR,NCP,CVP or '\"a, b\",c', or @FILE with a name per line.  "
         "[default: alphabetical]",
     ),
-    click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images."),
+    click.option("--cache-dir", "cache_folder", type=PATH, help="Folder for decoded images and their features."),
     click.option(
         "--log",
         type=click.Choice(["tensorboard", "wandb", "trackio"]),
@@ -147,9 +147,14 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--pretrained/--no-pretrained",
         bool,
         True,
-        "Start from ImageNet weights, from an installed package or the Hugging Face Hub",
+        "Start from ImageNet weights, which come from an installed package or the Hugging Face Hub",
     ),
-    ("--class-weights/--no-class-weights", bool, True, "Multiply the loss of a class of N images by N_max / N"),
+    (
+        "--class-weights/--no-class-weights",
+        bool,
+        True,
+        "Multiply the loss of each image by N_max / N. N is the size of its class, N_max that of the largest class",
+    ),
     ("--img-size", click.IntRange(32, 6000), 224, "Height and width in pixels"),
     ("--in-chans", int, 3, "1 for grey images, 3 for RGB"),
     (
@@ -170,7 +175,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
     ),
     ("--lungs-margin", click.FloatRange(0, 0.5), 0.05, "Margin around the lungs, as a share of an image's longer side"),
     ("--segmenter", str, "", "With --lungs: output folder of `cvrnet lungs`, whose segmenter finds missing lung masks"),
-    ("--batch-size", BATCH, 8, "Images in one optimiser step, over all processes together"),
+    ("--batch-size", BATCH, 8, "Number of images in one optimiser step, over all processes together"),
     ("--grad-accum", click.IntRange(1), 1, "Number of parts into which a batch is split to save memory"),
     ("--epochs", click.IntRange(1), 200, "Largest number of epochs"),
     ("--optimizer", str, "adam", "timm's name of the optimiser"),
@@ -182,9 +187,10 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "--freeze",
         freezing,
         0,
-        "all: train only the heads, on features computed once; N: only the heads for the first N epochs",
+        "all: train only the heads, on features computed once; N: train only the heads for N epochs, then "
+        "the whole network",
     ),
-    ("--views", click.IntRange(1), 1, "With --freeze all: versions of each image (itself and augmented copies)"),
+    ("--views", click.IntRange(1), 1, "With --freeze all: number of views of an image (itself and augmented copies)"),
     (
         "--findings",
         names,
@@ -192,12 +198,7 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "Names of findings, if an image may have several; auto: all findings in the column label (Edema|Effusion) "
         "or, if there are no labels, all columns of 1 and 0",
     ),
-    (
-        "--uncertain",
-        click.Choice(["ignore", "positive", "negative"]),
-        "ignore",
-        "Meaning of -1 in the column of a finding",
-    ),
+    ("--uncertain", click.Choice(["ignore", "positive", "negative"]), "ignore", "Meaning of -1 in a finding's column"),
     (
         "--unit",
         click.Choice(["image", "study", "patient"]),
@@ -206,9 +207,9 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         "study) or the same patient_id (patient). For bags, the encoders are frozen by default",
     ),
     ("--pooling", click.Choice(["attention", "mean", "max"]), "attention", "How the images of a bag are combined"),
-    ("--time/--no-time", bool, True, "For bags: use the column day, so that the model sees order and trend"),
-    ("--slices", click.IntRange(1, 600), 64, "For bags: largest number of slices of a volume, evenly spaced"),
-    ("--window", click.Choice(["lung", "soft-tissue"]), "lung", "For bags: window of the slices of CTs"),
+    ("--time/--no-time", bool, True, "For bags: tell the model on which day each image was taken (column day)"),
+    ("--slices", click.IntRange(1, 600), 64, "For bags: read at most this many slices of a volume, evenly spaced"),
+    ("--window", click.Choice(["lung", "soft-tissue"]), "lung", "For bags: Hounsfield window of CT slices"),
     (
         "--outcome",
         str,
@@ -240,14 +241,14 @@ PROTOCOL: list[tuple[str, Any, Any, str]] = [
         0.9,
         "Sensitivity that each class's threshold reaches on validation images, such as 0.9 or CVP=0.95,NCP=0.9",
     ),
-    ("--specificity", targets, "", "Specificity that a second threshold reaches on validation images"),
+    ("--specificity", targets, "", "Specificity that a class's second threshold reaches on validation images"),
     ("--rotation-p", PROBABILITY, 0.45, "Probability of a rotation"),
     ("--shift-p", PROBABILITY, 0.2, "Probability of a shift, for width and height separately"),
     ("--hflip-p", PROBABILITY, 0.5, "Probability of a horizontal flip"),
     ("--vflip-p", PROBABILITY, 0.5, "Probability of a vertical flip"),
     ("--drop-rate", PROBABILITY, 0.0, "Dropout before the classifiers"),
-    ("--val-fraction", FRACTION, 0.2, "Part of the patients for validation, if no image has the split val"),
-    ("--seed", SEED, 0, "Seed of weights, order, augmentation and splits"),
+    ("--val-fraction", FRACTION, 0.2, "Share of validation images (whole patients), if no image has the split val"),
+    ("--seed", SEED, 0, "Seed of the initial weights, the order of the images, augmentation and splits"),
     ("--amp", NUMBER_FORMAT, "auto", "Number format; auto selects the fastest one on the device"),
     ("--device", str, "auto", "auto, cpu, cuda, cuda:N or mps"),
     ("--compile/--no-compile", bool, False, "Train through torch.compile: faster steps, but minutes to start"),
@@ -270,7 +271,7 @@ protocol = _group(
         "--recipe",
         type=click.Choice(["paper", "notebook", "modern", "frozen", "studies"]),
         help="Protocol that sets the defaults of the other options. paper: as in the papers; notebook: as in the "
-        "authors' notebook; modern: paper, with a moving average of the weights and label smoothing; frozen: for "
+        "authors' notebook; modern: as paper, with a moving average of the weights and label smoothing; frozen: for "
         "frozen encoders; studies: for bags (see --unit).  "
         "[default: studies for bags with frozen encoders, frozen with --freeze all, otherwise paper]",
     ),

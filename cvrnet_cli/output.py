@@ -1,4 +1,4 @@
-"""Write data to stdout or a file, in the format that the user chose, and progress and messages to stderr."""
+"""Write data to stdout or a file, in the format that the user chose; write progress and messages to stderr."""
 
 import csv
 import itertools
@@ -126,7 +126,7 @@ def job_callbacks(config: Any = None) -> Iterator[Any]:
 
 @contextmanager
 def epoch_bars(config: Any) -> Iterator[Any]:
-    """Yield the ``cvrnet.training.Progress`` of one training: a bar for each epoch, and a line after it."""
+    """Yield the ``cvrnet.training.Progress`` of one training. It shows a bar during each epoch, then prints a line."""
     from tqdm import tqdm
 
     from cvrnet.training import Progress
@@ -151,7 +151,7 @@ def epoch_bars(config: Any) -> Iterator[Any]:
     def end(row: dict[str, Any]) -> None:
         bar.clear()
         forecast.end(row["seconds"])
-        score = "val_roc_auc" if "val_roc_auc" in row else "val_accuracy"  # findings have no accuracy
+        score = "val_roc_auc" if "val_roc_auc" in row else "val_accuracy"  # models of findings have no accuracy
         say(
             f"epoch {row['epoch']:3d}/{config.epochs}  train_loss {row['train_loss']:.4f}  "
             f"val_loss {row['val_loss']:.4f}  {score} {row[score]:.4f}  lr {row['lr']:.1e}  "
@@ -195,7 +195,7 @@ def say(message: str = "") -> None:
 
 
 def tell(message: str, err: bool = False) -> None:
-    """Write lines to stdout or stderr, with escapes for control characters, which a terminal would execute."""
+    """Write lines to stdout or stderr. Control characters, which a terminal would execute, become escapes."""
     click.echo("\n".join(map(safe, message.split("\n"))), err=err)
 
 

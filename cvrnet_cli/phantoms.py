@@ -51,7 +51,7 @@ def phantoms(output: Path, volumes: bool, follow_up: bool, **settings: Any) -> N
 
 
 def _write_studies(output: Path, volumes: bool, follow_up: bool, settings: dict[str, Any]) -> None:
-    """Write CTs, or radiographs of several days."""
+    """Write synthetic CTs, or synthetic radiographs of several days, and print the path of their manifest."""
     from cvrnet.data.phantom_studies import write_studies
 
     if volumes and follow_up:

@@ -71,8 +71,9 @@ def predict(
     FILE.onnx. Images that cannot be read, and folders without images, are reported; the exit status is then 1. All
     other images are classified.
 
-    In a CT (DICOM: a folder of slices, or a file of many frames), each slice has a row. If a patient has several
-    series, a row with the mean of each series follows. The last row of a patient has the mean of all slices. A model
+    For a CT (DICOM: a folder of slices, or a file of many frames), the output has a row for each slice. If a patient
+    has several series, a row with the mean of each series follows. The last row of a patient has the mean of all
+    slices. A model
     that was trained with --unit study or --unit patient gives one row for each study or patient: a volume (NIfTI, DICOM
     series), the images with the same study_id (or patient_id) in a manifest, or the images in one folder.
 

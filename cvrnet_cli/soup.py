@@ -17,13 +17,13 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.inference
 @options.reported
 def soup(run: Path, data: Path | None, output: Path, **settings: Any) -> None:
-    """Average the weights of RUN's folds into one model, a soup; score folds, ensemble and soup on the same images.
+    """Average the weights of RUN's folds into one model, a soup; compare it with each fold and with their ensemble.
 
-    DATA should be labelled images on which no fold was trained. Without DATA, the run's images outside all folds are
-    used (--test-source, or split test). If the run has no such images, all its images are used. Each of these images
-    was used to train some of the folds, so the scores can show that a soup is bad, but not that it is good. A soup
-    predicts as fast as one fold. It can be as good as the folds if the folds were fine-tuned from the same pretrained
-    weights (Wortsman et al. 2022).
+    The scores are computed on DATA: labelled images on which no fold should have been trained. Without DATA, the run's
+    images outside all folds are used (--test-source, or split test). If the run has no such images, all its images are
+    used. Then each image was used to train some of the folds, so the scores can show that a soup is bad, but not that
+    it is good. A soup predicts as fast as one fold. It can be as good as the folds if the folds were fine-tuned from
+    the same pretrained weights (Wortsman et al. 2022).
 
     \b
     Examples:

@@ -18,13 +18,13 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 def tune(model: str, paths: tuple[str, ...], **settings: Any) -> None:
     """Find the parts of MODEL (a CVR-Net) that must compute in float32 when the other parts compute in bfloat16.
 
-    A few parts, which depend on the weights, must stay in float32, so that the probabilities hardly change. The command
-    finds a small set of parts, using at most 64 of the images at PATH..., which should not be training images. With
-    this set in float32, no probability of these images differs by more than 0.0025 from its value in float32; if no
-    set reaches this limit, a message says so. The set is stored in MODEL's config.json. In bfloat16, cvrnet predict is
-    then usually faster than before. After a training in bfloat16, cvrnet train and crossval do the same with the
-    validation images, if there are at least 32, but not for models that classify all images of a study or patient
-    together.
+    In bfloat16, some parts of a network change the probabilities too much. Which parts these are depends on the
+    weights. The command finds a small set of parts, using at most 64 of the images at PATH..., which should not be
+    training images. With this set in float32, no probability of these images differs by more than 0.0025 from the
+    result of a network that is completely in float32; if no set reaches this limit, a message says so. The set is
+    stored in MODEL's config.json. In bfloat16, cvrnet predict is then usually faster than before. After a training in
+    bfloat16, cvrnet train and crossval do the same with the validation images, if there are at least 32, but not for
+    models that classify all images of a study or patient together.
 
     \b
     Examples:
@@ -36,4 +36,4 @@ def tune(model: str, paths: tuple[str, ...], **settings: Any) -> None:
     with job_callbacks() as callbacks:
         rows = run(model, paths, callbacks=callbacks, **settings)
     print_rows(rows)
-    say(f"The parts are stored in {model}.")
+    say(f"The names of the float32 parts are stored in {model}.")

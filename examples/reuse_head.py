@@ -1,4 +1,4 @@
-"""Put the papers' head on a timm backbone: a block of dense layers per feature map; average the blocks' softmaxes.
+"""Put the papers' head on a timm backbone. It has a block of dense layers per feature map, and averages the softmaxes.
 
 python reuse_head.py
 """
@@ -11,7 +11,7 @@ from cvrnet.heads import MultiScaleAveragingHead
 
 
 class Voting(nn.Module):
-    """A timm backbone, and a block of dense layers for each of its feature maps; the blocks' softmaxes are averaged."""
+    """A timm backbone with the papers' head: a block of dense layers classifies each feature map of the backbone."""
 
     def __init__(self, backbone: str, num_classes: int) -> None:
         super().__init__()

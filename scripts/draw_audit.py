@@ -1,4 +1,6 @@
-"""Draws a terminal with the output of `cvrnet audit` on phantoms with a planted shortcut; it runs the command itself.
+"""Draw a terminal with the output of `cvrnet audit` on phantoms (synthetic radiographs) that have a shortcut.
+
+The script runs the command itself.
 
 python scripts/draw_audit.py [FILE.png] [IMAGES]        default: docs/figures/audit.png 300
 """
@@ -22,22 +24,22 @@ FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "audit.png"
 COMMAND = "cvrnet audit biased/manifest.csv"
 SHOWN = "severe"
 COLUMNS, SIZE = 62, 10  # characters per line, points: legible on a telephone's 390 pixels
-TEXT, ACCENT = "#1a1a1a", "#a33e00"  # also distinct for colour-blind readers and in grey
+TEXT, ACCENT = "#1a1a1a", "#a33e00"  # colour-blind readers and readers of grey prints can also tell them apart
 
 
 def run_audit(number: int) -> list[str]:
-    """Return the severe findings that the command prints for phantoms with a shortcut."""
+    """Return the lines about severe problems that the command prints for phantoms with a shortcut."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_phantoms(Path(folder) / "biased", number, size=96, shortcut=True)
         done = CliRunner().invoke(audit, [str(manifest)])
     lines = [line for line in done.output.splitlines() if line.startswith(SHOWN)]
-    if done.exit_code != 1 or not lines:  # 1 is the status of an audit with severe findings
+    if done.exit_code != 1 or not lines:  # 1 is the status of an audit with severe results
         raise SystemExit(f"{COMMAND} ended with status {done.exit_code}: {done.output}")
     return lines
 
 
 def draw(lines: list[str]) -> Figure:
-    """The figure of a terminal with the command and these lines of its output."""
+    """Return a figure of a terminal that shows the command and these lines of its output."""
     indent = " " * 9
     shown = [(f"$ {COMMAND} | grep {SHOWN}", "bold", TEXT)]
     for line in lines:
@@ -57,7 +59,7 @@ def draw(lines: list[str]) -> Figure:
 
 
 def main(target: str | Path = FIGURE, number: str | int = 300) -> None:
-    """Write the picture; the PNG's `Description` holds its text."""
+    """Write the picture. The metadata field `Description` of the PNG file contains the text in the picture."""
     lines = run_audit(int(number))
     metadata = {"Description": "\n".join(lines), "Software": None}
     with atomic_write(Path(target)) as temporary:

@@ -25,20 +25,20 @@ WIDTH, HEIGHT, SIZE = 5.0, 6.6, 10  # inches, points: legible on a phone of 390 
 
 
 def read_network(name: str) -> dict[str, Any]:
-    """Return image, maps, heads and classes of a network, from a forward pass without memory."""
+    """Return a network's image size, maps, heads and classes; the shapes come from a pass on the device ``meta``."""
     with torch.device("meta"):
         model: Any = create_on_meta(name).eval()
     image = model.default_cfg["input_size"]
     with torch.no_grad():
         maps = model.forward_maps(torch.empty(1, *image, device="meta"))
     shapes = [tuple(m.shape[1:]) for m in maps]
-    rows = {row["module"]: row for row in model.feature_info}  # must agree with the shapes
+    rows = {row["module"]: row for row in model.feature_info}  # compared below with the shapes
     heads = []
     for i, group in enumerate(model.groups):
         channels = sum(shapes[m][0] for m in group)
         row = rows[f"head.blocks.{i}"]
         if (row["num_chs"], row["reduction"]) != (channels, image[1] // shapes[group[0]][1]):
-            raise SystemExit(f"{name}: feature_info says {row} of maps {[shapes[m] for m in group]}")
+            raise SystemExit(f"{name}: feature_info has {row}, but the maps are {[shapes[m] for m in group]}")
         heads.append({"name": f"P{i + 1}", "maps": list(group), "channels": channels})
     block = model.head.blocks[0]
     return {
@@ -55,7 +55,7 @@ def read_network(name: str) -> dict[str, Any]:
 def draw(network: dict[str, Any]) -> Figure:
     """Draw a network with two encoders of three maps each."""
     if len(network["encoders"]) != 2 or len(network["maps"]) != 6:
-        raise SystemExit(f"{network['model']} has {network['encoders']}; expected two encoders of three maps")
+        raise SystemExit(f"{network['model']}: encoders {network['encoders']}; expected two encoders of three maps")
     figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -128,7 +128,7 @@ def draw(network: dict[str, Any]) -> Figure:
 
 
 def main(target: str | Path = FIGURE) -> None:
-    """Write the figure; the PNG's `Description` holds its content, for the test."""
+    """Write the figure. The metadata field `Description` of the PNG file describes the network, for the tests."""
     network = read_network("cvrnet")
     with atomic_write(Path(target)) as temporary:
         draw(network).savefig(

@@ -1,4 +1,7 @@
-"""A pytest plugin for timm's own tests: timm lists only our models, or those that MODELS names."""
+"""A pytest plugin for timm's own tests: timm lists only the models of cvrnet.
+
+If the environment variable MODELS names some of these models, timm lists only those.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import cvrnet
 
 
 def pytest_configure() -> None:
-    """Restrict the list before timm's tests are imported; for all of timm's models, making them takes longer."""
+    """Restrict the list before timm's tests are imported, because the import makes tests for every listed model."""
     ours = cvrnet.list_models()
     wanted = os.environ["MODELS"].split() or ours
     if unknown := sorted({*wanted} - {*ours}):
@@ -27,6 +30,6 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported out of the garbage collector's rounds, which scripting and tracing set off."""
+    """Exclude the imported objects from garbage collection, which scripting and tracing of models start often."""
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)

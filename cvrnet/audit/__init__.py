@@ -3,7 +3,8 @@
 Needs scikit-learn, OpenCV and cleanlab: ``pip install cvrnet[audit]``.
 """
 
-# Import the old module first: a later import of this module would replace this package's function held_out.
+# Import the old module cvrnet.audit.held_out before the function of this name: if the module was imported later, its
+# import would replace the function in this package.
 import cvrnet.audit.held_out  # noqa: F401
 from cvrnet.audit.audit_data import (
     audit,

@@ -13,12 +13,12 @@ MIN_MATCHES = 20  # least number of features that agree on one affine map
 MIN_OVERLAP = 0.35  # least overlap, as a share of the smaller picture
 SAME = 0.95  # least correlation of the fine details
 NEARLY_SAME, MANY_MATCHES = 0.8, 90  # least correlation of the fine details, if at least MANY_MATCHES features agree
-RATIO = 0.92  # largest ratio of the distances to the nearest and the second nearest feature (Lowe)
+RATIO = 0.92  # largest ratio: distance to the nearest feature / distance to the second nearest feature (Lowe)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well the second picture matches the first picture after alignment."""
+    """The result of aligning two pictures: how well they match afterwards."""
 
     correlation: float  # correlation of the fine details where the pictures overlap, -1 to 1
     overlap: float  # area of the overlap, as a share of the smaller picture
@@ -44,9 +44,10 @@ def align(
 ) -> Alignment | None:
     """Align the second picture, uint8 (h, w), with the first, uint8 (H, W), and return how well they match.
 
-    ``points`` are two arrays (n, 2), and ``descriptors`` two arrays, uint8 (n, 128): the local features of the first
-    and of the second picture. ``variant``, a key of `VARIANTS`, names a change. Before the comparison, this function
-    applies the change to the first picture, its points and its descriptors.
+    ``points`` and ``descriptors`` describe the local features of both pictures. Each has two arrays: for the first
+    picture, and for the second. The points are (n, 2), and the descriptors are uint8 (n, 128). ``variant``, a key of
+    `VARIANTS`, names a change. Before the comparison, this function applies the change to the first picture, its points
+    and its descriptors.
 
     The result is None if no plausible affine map fits at least `MIN_MATCHES` features, if fewer than 400 pixels
     overlap, or if a picture is constant in the overlap.
@@ -81,7 +82,11 @@ def align(
 
 
 def _plausible(affine: np.ndarray) -> bool:
-    """Return whether a map scales by 1/3 to 3, about equally in all directions (ratio below 1.5), without mirroring."""
+    """Return whether an affine map is plausible for two pictures of one exposure.
+
+    A plausible map does not mirror. It scales by factors between 1/3 and 3, and the largest factor is less than 1.5
+    times the smallest.
+    """
     linear = affine[:, :2]
     scales = np.linalg.svd(linear, compute_uv=False)
     return bool(np.linalg.det(linear) > 0 and scales[1] > 1 / 3 and scales[0] < 3 and scales[0] < 1.5 * scales[1])
@@ -90,7 +95,7 @@ def _plausible(affine: np.ndarray) -> bool:
 def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
     """Warp the second picture onto the first; return the correlation of the fine details, and the overlap.
 
-    The result is None if fewer than 400 pixels overlap, or if a picture is constant there.
+    The result is None if fewer than 400 pixels overlap, or if a picture is constant in the overlap.
     """
     size = first.shape[1], first.shape[0]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -106,7 +111,10 @@ def _compare(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple
 
 
 def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[float, float] | None:
-    """Refine the affine map with ECC (Evangelidis and Psarakis 2008), then compare the pictures (`_compare`)."""
+    """Refine the affine map with ECC (Evangelidis and Psarakis 2008), then compare the pictures (`_compare`).
+
+    The result is None if ECC does not converge, or if `_compare` returns None.
+    """
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-4)
     details = [cv2.GaussianBlur(_details(picture), (0, 0), 1).astype(np.float32) for picture in (first, second)]
     try:
@@ -117,9 +125,9 @@ def _refine(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> tuple[
 
 
 def _details(picture: np.ndarray) -> np.ndarray:
-    """Keep the details finer than about six pixels, and scale them to equal local contrast.
+    """Return the details of a picture that are finer than about six pixels, scaled to equal local contrast.
 
-    This removes the brightness and the gross anatomy.
+    The brightness and the gross anatomy are removed.
     """
     values = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
     values -= cv2.GaussianBlur(values, (0, 0), 4)

@@ -1,4 +1,4 @@
-"""Run the whole audit: read the manifest, measure the images in one pass, search for findings, and write the files."""
+"""Run the whole audit: read the manifest, measure the images in one pass, look for problems, and write the files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TABLES = {
     "model-sources": "model-by-source",
     "model-lung-masks": "unusable-lung-masks",
 }
-"""Code of a finding -> name of its table, without .csv; the table of any other finding has the code as its name."""
+"""Code of a result (`Finding`) -> name of its CSV file, without .csv. For any other code, the name is the code."""
 
 
 def read_audited(
@@ -57,7 +57,7 @@ def read_audited(
     findings: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> tuple[list[Record], list[str], list[str]]:
-    """Read the images that can be audited; also return a line for each unusable row, and the findings' names.
+    """Read the images that can be audited; also return a line for each unusable row, and the names of all findings.
 
     Unlike `cvrnet.data.read_records`, this function accepts a patient in two splits (the audit reports such patients)
     and a data set of one class. ``say`` is as in `read_records`.
@@ -69,7 +69,7 @@ def read_audited(
 
     Raises:
         DataError: No image is left, or a cell of a finding or a label is wrong (see `cvrnet.data.findings`).
-        UserError: A finding does not exist, or no image has a known value for the findings.
+        UserError: The data set lacks a finding in ``findings``, or no image has a known value for the findings.
     """
     settings: dict[str, Any] = {"min_classes": 1, "allow_shared_patients": True}
     records, problems = scan_records(data, say=say, labelled=not findings, **settings)
@@ -140,15 +140,15 @@ def audit(
 
     Args:
         records: The labelled images.
-        problems: One line for each image or row that cannot be used; the lines become one finding of the audit.
+        problems: One line for each image or row that cannot be used. The audit reports the lines as one result.
         names: The names of the radiological findings, if images may have several (see `read_audited`).
         uncertain: What the value -1 of a finding counts as: ``ignore`` (not known), ``positive`` or ``negative``.
         course: The patients' events; with it, images from the day of the event or later are reported.
-        seed: Equal seeds give equal findings.
+        seed: Equal seeds give equal results.
         workers: Number of threads that read images.
         examination: Collects the predictions of a trained model, which are then also audited.
         any_body_part: Also read DICOM files that are not of the chest.
-        features: Compute features of the images with a network; wrong labels and odd pictures need features.
+        features: Compute features of the images with a network, to find wrong labels and pictures unlike the others.
         finder: Blacks out everything outside the lungs, or crops the images to the lungs, before the images are
             measured. Features are always computed from whole pictures.
         progress: Called after each image with the number of images read and the total.
@@ -197,7 +197,7 @@ def audit(
 def _label_findings(
     records: Sequence[Record], names: Sequence[str], uncertain: str, course: Course | None
 ) -> list[Finding]:
-    """Return the findings from the manifest alone."""
+    """Return the results that need only the manifest, not the pictures."""
     if not names:
         foretold = [] if course is None else outcome_findings(course, records)
         return foretold + source_findings(records) + patient_findings(records)
@@ -216,7 +216,7 @@ def _refuse_examination(records: Sequence[Record], names: Sequence[str], examina
 
 
 def _unusable(lines: Sequence[str], names: tuple[str, ...]) -> Finding:
-    """Return the finding on unusable rows and images; ``names`` are the images whose file cannot be read."""
+    """Return the result about unusable rows and images; ``names`` are the images whose file cannot be read."""
     sentence = f"{count(len(lines), 'row or image', 'rows or images')} cannot be used: {lines[0]}"
     sentence += " and others." if len(lines) > 1 else "."
     figures = {"table": [{"problem": line} for line in lines]}
@@ -231,11 +231,11 @@ def write_audit(
     tables: str | Path | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """Write audit.html, findings.csv, one CSV for each table and, last, audit.json.
+    """Write audit.html, findings.csv, a CSV file for each result that has a table and, last, audit.json.
 
-    The rows of all probes are in one CSV. The folder is made if missing. If the folder ``tables`` is given, all CSVs go
-    there, findings.csv included. ``title`` is the name of the data set. ``names`` are the names of the radiological
-    findings, as for `audit`. The page shows thumbnails of the records.
+    The tables of all probes are one file, probes.csv. The folder is made if missing. If the folder ``tables`` is given,
+    all CSV files go there. ``title`` is the name of the data set. ``names`` are the names of the radiological findings,
+    as for `audit`. audit.html shows thumbnails of the images in ``records``.
     """
     folder = Path(folder)
     tables = Path(tables or folder)
@@ -279,7 +279,7 @@ def check_audit_folder(folder: Path, overwrite: bool) -> bool:
 
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:
-    """Return the severe findings' sentences in a folder's audit.json; None if there is no audit of these images."""
+    """Return the sentences of the severe results in a folder's audit.json; None without an audit of these images."""
     path = Path(folder) / AUDIT
     if not path.is_file():
         return None

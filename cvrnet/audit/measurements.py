@@ -24,7 +24,7 @@ from cvrnet.files import open_regular
 
 THUMBNAIL = 192  # pixels, the longest side of the small pictures in which near-duplicates are searched
 _GREY = Preprocessing((1, THUMBNAIL, THUMBNAIL), (0.0,), (1.0,))  # how images are read without a model
-BORDER, CORNER = 0.02, 0.125  # size, as a share of the image's height and width
+BORDER, CORNER = 0.02, 0.125  # size of the border, and of a corner, as a share of the image's height and width
 LARGE = np.dtype(
     [
         ("thumbnail", np.uint8, (THUMBNAIL, THUMBNAIL)),  # the picture is in the top left corner
@@ -43,10 +43,10 @@ class ImageFacts:
     pixel_hash: str  # hash of shape and pixels
     size: tuple[int, int]  # height and width
     format: str  # the file's format and pixel type, such as "JPEG L"
-    vectors: dict[str, np.ndarray]  # features (d,) for each of `probes.WHAT` except "format"
+    vectors: dict[str, np.ndarray]  # name of a probe -> its features (d,), for all of `probes.WHAT` except "format"
     thumbnail: tuple[int, ...] = (0, 0)  # height and width of the small picture
-    n_points: int = 0
-    depth: int = 0  # bits in use, for PNG and TIFF with more than 8; 0 for other files
+    n_points: int = 0  # number of local features
+    depth: int = 0  # bits in use, for grey PNG and TIFF files of more than 8 bits; 0 for other files
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Measurements:
 
     records: list[Record]
     facts: list[ImageFacts]
-    large: np.ndarray  # (N or more,) entries of type LARGE, in a memory-mapped file
+    large: np.ndarray  # (N or more,) in a memory-mapped file; entry i has type `LARGE`, and is of image i
 
     def thumbnail(self, index: int) -> np.ndarray:
         """Return the small picture of one image."""
@@ -118,7 +118,7 @@ def measure(
 
 
 def _measure_image(path: Path, pixels: np.ndarray) -> tuple[ImageFacts, np.ndarray]:
-    """Return the data of a grey image that are kept in memory and on disk."""
+    """Return the data of a grey image that are kept in memory, and the data that are kept on disk."""
     kind, depth, compression = _container(path)
     height, width = pixels.shape
     scale = THUMBNAIL / max(height, width)

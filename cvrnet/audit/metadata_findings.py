@@ -1,4 +1,4 @@
-"""Make findings from the manifest alone, without opening an image: about labels, sources and patients."""
+"""Report problems of labels, sources and patients that the manifest alone shows; no image is opened."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cvrnet.data.splits import patient_keys
 
 SEVERE_V, WARNING_V = 0.5, 0.2
 MOSTLY = 0.9  # a class is reported if at least this share of its images comes from one source
-LARGE = 0.1  # a patient id is reported if it has a larger share of all images
-LEAST = 5  # least number of images with one patient id; with fewer, a tenth of all images means nothing
-TIMES = 3  # least number of images with the id, as a multiple of the other patients' median number of images
+LARGE = 0.1  # a patient id is reported if a larger share of all images has this id
+LEAST = 5  # an id with fewer images is not reported: in a small data set, a tenth of the images means nothing
+TIMES = 3  # a reported id has at least this many times the median number of images of the other patients
 
 _APART = "Compare classes within one source, and test on a source that is not used for training."
 CAME_OR_WENT = "If the disease did not change between the images, correct the labels. Split by patient, never by image."
@@ -27,11 +27,13 @@ _SHARED: dict[str, tuple[Severity, str]] = {
     "label": ("note", CAME_OR_WENT),
     "source": ("warning", "If these are different persons, give them different ids; otherwise, the sources overlap."),
 }
-"""Attributes that can differ between the images of one patient -> severity and advice."""
+"""Attributes that can differ between the images of one patient -> severity and advice if they differ."""
 
 
 def cramers_v(table: np.ndarray) -> float:
-    """Return Cramér's V of a contingency table, bias-corrected: 0 if independent, 1 if one value determines the other.
+    """Return the bias-corrected Cramér's V of a contingency table: how strongly its rows and columns are associated.
+
+    V is 0 if rows and columns are independent, and 1 if the one determines the other.
 
     The correction is Bergsma's (J. Korean Stat. Soc. 42, 2013): without it, V is well above 0 for a data set of few
     images from many sources, even if label and source are independent. A table with one row or one column gives 0, and
@@ -56,7 +58,7 @@ def cramers_v(table: np.ndarray) -> float:
 def source_findings(records: Sequence[Record], what: str = "Class") -> list[Finding]:
     """Find how strongly class and source are associated, and whether a class or all images come from one source.
 
-    ``what`` is the word for the class in the findings' sentences.
+    ``what`` is the word for the class in the sentences of the results.
     """
     labels, sources = sorted({r.label for r in records}), sorted({r.source for r in records})
     rows, table = label_table([r.label for r in records], [r.source for r in records], patient_keys(records))
@@ -76,7 +78,8 @@ def label_table(
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Count the images and patients of each label and source.
 
-    Return a row for each pair, and the numbers of images as an array (labels, sources).
+    The arguments have the label, the source and the patient of each image. Return a row for each pair of a label and a
+    source, and the numbers of images as an array (labels, sources).
     """
     who: dict[tuple[str, str], list[str]] = {pair: [] for pair in product(sorted({*labels}), sorted({*sources}))}
     for label, source, patient in zip(labels, sources, patients, strict=True):
@@ -89,7 +92,7 @@ def label_table(
 
 
 def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[Finding]:
-    """Return one finding, in a list, if nearly all images of a class are from one source; otherwise an empty list.
+    """Return one result, in a list, if nearly all images of a class are from one source; otherwise an empty list.
 
     ``images`` are the numbers of images of the class in each of the ``sources``, (sources,).
     """
@@ -105,7 +108,11 @@ def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[
 
 
 def association(table: np.ndarray, rows: list[dict[str, Any]], what: str) -> Finding:
-    """Report how label and source are associated; ``rows`` and ``table`` are the two results of `label_table`."""
+    """Report how label and source are associated.
+
+    ``rows`` and ``table`` are the two values that `label_table` returns. ``what`` is the word for the label in the
+    sentence of the result.
+    """
     v = cramers_v(table)
     severity = grade(severe=v >= SEVERE_V, warning=v >= WARNING_V)
     by_source, by_majority = float(table.max(0).sum() / table.sum()), float(table.sum(1).max() / table.sum())
@@ -150,10 +157,10 @@ def patient_findings(records: Sequence[Record]) -> list[Finding]:
 
 
 def _large_patients(records: Sequence[Record]) -> list[Finding]:
-    """Find ids with too many images for one person, such as a placeholder or a hospital's name."""
+    """Report patient ids with too many images for one person, such as a placeholder or a hospital's name."""
     images = Counter(record.patient_id for record in records if record.patient_id)
     rows = []
-    for patient, number in images.most_common(10):  # at most ten ids can have more than a tenth
+    for patient, number in images.most_common(10):  # at most ten ids can have more than a tenth of the images
         others = [of for name, of in images.items() if name != patient]
         usual = float(np.median(others)) if others else 0.0
         if number > LARGE * len(records) and number >= max(LEAST, TIMES * usual):

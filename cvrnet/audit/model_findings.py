@@ -1,4 +1,4 @@
-"""Make findings about a trained model: its errors on each source; its scores without lungs, and with only the lungs."""
+"""Report problems of a trained model: errors on each source, and scores without the lungs and with only the lungs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GAP = 0.1
 
 
 def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
-    """Return all findings about the model, or one finding that says why the model was not audited."""
+    """Return all results about the model, or one result that says why the model was not audited."""
     if not examined.records:
         advice = "Use images that are not in the run's training set, or audit a cross-validation."
         return [Finding("model", "warning", "The model was trained on all of these images.", advice=advice)]
@@ -38,7 +38,7 @@ def model_findings(examined: Examination, seed: int = 0) -> list[Finding]:
 
 
 def _by_source(examined: Examination, seed: int) -> Finding:
-    """Return the finding about the model's error, confidence and calibration gap on each source."""
+    """Return the result about the model's error, confidence and calibration gap on each source."""
     records, patients = examined.records, np.array(patient_keys(examined.records))
     probabilities = examined.probabilities(WHOLE, records)
     truth = np.array([examined.classes.index(r.label) for r in records])
@@ -77,7 +77,11 @@ def _by_source(examined: Examination, seed: int) -> Finding:
 
 
 def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
-    """Judge whether the sources' errors differ beyond their intervals, and whether the model is overconfident."""
+    """Return the severity and the advice, from the rows of sources in the table of `_by_source`.
+
+    They depend on how far apart the error intervals of the worst and the best source are, and on whether the model is
+    overconfident on a source.
+    """
     too_sure = [row["source"] for row in rows if row["calibration_gap"].low > GAP]
     apart, advice = 0.0, ""
     if len(rows) > 1:
@@ -91,7 +95,7 @@ def _judge(rows: Sequence[dict[str, Any]]) -> tuple[Severity, str]:
 
 
 def _lungs(examined: Examination, seed: int) -> list[Finding]:
-    """Return the findings with hidden lungs and with only the lungs, for the classes that have enough masks."""
+    """Return the results about hidden lungs and about only the lungs, for the classes that have enough lung masks."""
     masked = [r for r in examined.records if r.name in examined.remains]
     patients = {
         c: len({key for r, key in zip(masked, patient_keys(masked), strict=True) if r.label == c})
@@ -164,7 +168,7 @@ def _only(whole: dict[str, Any], only: dict[str, Any]) -> Finding:
     lost = only["balanced_accuracy"].high < whole["balanced_accuracy"].low
     sentence = f"With only the lungs, the model reaches balanced accuracy {only['balanced_accuracy']}, AUC "
     sentence += f"{only['auc']}" + (f", less than with whole images, {whole['balanced_accuracy']}." if lost else ".")
-    advice = "The model needs the area outside the lungs, or is confused without it: see the finding on hidden lungs."
+    advice = "The model needs the area outside the lungs, or is confused without it: see the result on hidden lungs."
     severity: Severity = "warning" if lost else "note"
     return Finding("model-only-lungs", severity, sentence, flat_row(only), advice=advice if lost else "")
 

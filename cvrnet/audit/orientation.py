@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GroupKFold
 
-SIDE = 16  # pixels of the copies
+SIDE = 16  # height and width of the copies in pixels
 FOLDS = 5
 MAX_IMAGES = 3000  # maximum number of training images per fold, so that the cost grows only linearly with the data set
 _TURNED = ("turned by 90°", "upside down", "turned by 270°")
@@ -47,7 +47,7 @@ def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 
 
 
 def _after(first: int, then: int) -> int:
-    """Return the way that results from one way, followed by another.
+    """Return the way that results from one way, followed by another; all three are indices in `WAYS`.
 
     >>> WAYS[_after(1, 5)], WAYS[_after(7, 5)]
     ('inverted and upside down', 'upright')

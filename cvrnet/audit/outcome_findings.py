@@ -1,4 +1,4 @@
-"""Make findings about outcomes: films from after the event, and how well the view (AP or PA) predicts the event."""
+"""Report problems of outcomes: films from after the event, and how well the view (AP or PA) predicts the event."""
 
 from __future__ import annotations
 

@@ -46,11 +46,11 @@ _TABULAR = ("size", "format", "compression")
 
 @dataclass(frozen=True)
 class Probe:
-    """The cross-validated scores of one simple model; folds keep patients together."""
+    """The cross-validated scores of one simple model; all images of a patient are in one fold."""
 
     probe: str  # a key of WHAT
     auc: Estimate  # AUC of each class against the other classes, averaged over the classes
-    auc_permuted: float  # the mean AUC of this model on permuted labels
+    auc_permuted: float  # the mean AUC if the same model learns and predicts permuted labels
     balanced_accuracy: Estimate  # mean recall over the classes
     best_class: str  # the class with the highest AUC
     best_class_auc: Estimate
@@ -69,22 +69,25 @@ class Probe:
 
 
 class _Groups(NamedTuple):
-    """The images that probes of the same targets use, and the folds of the cross-validation."""
+    """The images that all probes of the same targets use, and the folds of their cross-validation.
 
-    rows: np.ndarray
-    patients: np.ndarray
-    classes: list[str]
-    y: np.ndarray  # index of each image's class
+    The targets are what the probes predict: for example, the label or the source of each image.
+    """
+
+    rows: np.ndarray  # indices of the images that are used
+    patients: np.ndarray  # patient of each of these images
+    classes: list[str]  # the different targets
+    y: np.ndarray  # index of each image's target in `classes`
     splits: list[Any]  # pairs of training and test images; empty if there are fewer than two classes
 
 
 def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Return the rows of all probes from the findings' tables; only the rows of probes have the column ``target``."""
+    """Return the rows of all probes in the tables of results; only the rows of probes have the column ``target``."""
     return [row for finding in findings for row in finding.figures.get("table", ()) if "target" in row]
 
 
 def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> list[Probe]:
-    """Run every probe on these targets, as in `probe`; return an empty list if fewer than two groups are left."""
+    """Let every probe predict ``targets``, as in `probe`; return an empty list if fewer than two groups are left."""
     groups = _select(measured, np.asarray(targets), seed)
     return [_probe(measured, name, groups, seed) for name in WHAT] if len(groups.classes) > 1 else []
 
@@ -179,7 +182,7 @@ def _out_of_fold(
     return tables
 
 
-# Penalty and leaf size grow with the number of training images, to prevent overfitting.
+# The forest's leaf size and ridge regression's penalty grow with the number of training images, against overfitting.
 
 
 def _forest(known: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
@@ -190,7 +193,7 @@ def _forest(known: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.
 
 
 def _ridge(known: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
-    """As `_forest`, but with ridge regression, a linear model."""
+    """Train ridge regression, a linear model; return the probabilities of the classes in ``y`` for new images."""
     margin = RidgeClassifier(alpha=len(y) / 2, class_weight="balanced").fit(known, y).decision_function(new)
     return softmax(np.stack([-margin, margin], axis=1) if margin.ndim == 1 else margin, axis=1)
 

@@ -23,7 +23,10 @@ MOST_NAMED = 5  # maximum number of items that a sentence lists; a number then s
 _CELLS = ("both", "only_first", "only_second", "neither")
 
 Pairs = dict[str, np.ndarray]
-"""For each of `_CELLS`: the number of images of each pair of C findings, (C, C)."""
+"""Key of `_CELLS` -> array (C, C).
+
+For each pair of C findings, it has the number of images with both, only the first, only the second, or neither.
+"""
 
 
 def several_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Finding]:
@@ -40,7 +43,10 @@ def several_findings(records: Sequence[Record], names: Sequence[str], truth: Tru
 
 
 def _pairs(truth: Truth) -> Pairs:
-    """Count each pair of findings in the images in which both are known."""
+    """Count, for each pair of findings, the images that have both, only one or neither.
+
+    An image counts for a pair if both findings are known for it.
+    """
     has, lacks = (truth == 1).astype(float), (truth == 0).astype(float)
     counts = (has.T @ has, has.T @ lacks, lacks.T @ has, lacks.T @ lacks)
     return {cell: values.astype(int) for cell, values in zip(_CELLS, counts, strict=True)}
@@ -64,13 +70,14 @@ def _co_occurrence(names: Sequence[str], truth: Truth, pairs: Pairs) -> Finding:
 
 
 def _always_together(names: Sequence[str], truth: Truth, pairs: Pairs, patients: np.ndarray) -> Iterator[Finding]:
-    """Yield a finding of the audit for each pair of findings that nearly always occur together."""
+    """Yield a result (`Finding`) for each pair of radiological findings that nearly always occur together."""
     either = pairs["both"] + pairs["only_first"] + pairs["only_second"]
     for i, j in np.argwhere(np.triu((pairs["both"] >= MOSTLY * either) & (either > 0), 1)):
         if len({*patients[(truth[:, [i, j]] == 1).all(1)]}) < MIN_PATIENTS:
             continue
         share, first, second = float(pairs["both"][i, j] / either[i, j]), names[i], names[j]
-        which = f"{'all' if share == 1 else f'{share:.0%} of the'} {either[i, j]:,} images with at least one have both"
+        which = f"{'all' if share == 1 else f'{share:.0%} of the'} {either[i, j]:,} images with at least one of them "
+        which += "have both"
         sentence = f"{first} and {second} nearly always occur together ({which}): no model can distinguish them."
         advice = "Merge them into one finding, or get images that have only one of them."
         figures, severity = {"share": share, "images": int(either[i, j])}, grade(severe=share == 1, warning=True)
@@ -139,7 +146,8 @@ def _ties(names: Sequence[str], truth: Truth, sources: np.ndarray, patients: np.
         found.append(Finding("independent-source:findings", "warning", sentence, {"findings": of_one_source}))
     sentence = f"{len(tied)} of {count(len(names), 'finding')} were compared between the sources, each by itself"
     sentence += f"; highest Cramér's V: {max(tied)[0]:.2f} ({max(tied)[1]})" if tied else ""
-    sentence += f"; fewer than {MIN_PATIENTS} patients have, or lack: {_some(few)}" if few else ""
+    why = f"not compared, because fewer than {MIN_PATIENTS} patients have them, or lack them"
+    sentence += f"; {why}: {_some(few)}" if few else ""
     return [*found, Finding("finding-sources", "note", f"{sentence}.", {"table": rows} if rows else {})]
 
 
@@ -179,7 +187,7 @@ def _some(texts: Sequence[str], between: str = ", ") -> str:
 
 
 def any_finding(single: Sequence[Record]) -> Finding:
-    """Return the note on how checks with one label per image treat findings; ``single`` is from `without_names`."""
+    """Return the note on checks that need one label per image; ``single`` is the result of `without_names`."""
     having = sum(r.label == SOME_FINDING for r in single)
     sentence = (
         f"Checks that need one label compare the {count(having, 'image')} with any finding to the "

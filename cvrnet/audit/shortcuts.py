@@ -15,11 +15,11 @@ from cvrnet.audit.probes import MIN_PATIENTS, NO_DISEASE, WHAT, Probe, probe, pr
 from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
 
-SEVERE_AUC = 0.75  # severe: without lung, the 95 % interval of the best class's AUC starts at this value or above
+SEVERE_AUC = 0.75  # a probe without lung is severe if the interval of its best class's AUC starts here or above
 MARGIN = 0.05  # an AUC's interval must start more than this above chance; smaller differences can come from the folds
-SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # balanced accuracy of one threshold on the size: severe, warning
+SEVERE_RULE, WARNING_RULE = 0.75, 0.65  # least balanced accuracy of a severe rule, and of a warning (`best_rule`)
 MAX_STRATA = 8  # maximum number of groups (images of one source and label) that are compared pair by pair
-MAX_FINDINGS = 15  # maximum number of findings that are probed; the findings with the most patients are chosen
+MAX_FINDINGS = 15  # maximum number of radiological findings that are probed: those with the most patients
 
 _AWAY = (
     "Bring all images to one size, crop and format before training, and report results within one source; "
@@ -122,9 +122,9 @@ def label_finding(found: Probe) -> Finding:
 
 
 def _summary(found: list[Probe], code: str, start: str, severity: Severity, **scope: str) -> Finding:
-    """Make one finding from several probes; it names the strongest probe without lung, and the strongest with lung.
+    """Make one result from several probes; it names the strongest probe without lung, and the strongest with lung.
 
-    The table's rows start with the columns ``scope``.
+    The columns in ``scope`` are the first columns of the result's table.
     """
     strongest, other = _strongest(found), _strongest(found, lung=True)
     sentence = f"{start} {_predictable(strongest)}: {_auc(strongest)}; with permuted labels "
@@ -136,7 +136,10 @@ def _summary(found: list[Probe], code: str, start: str, severity: Severity, **sc
 
 
 def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
-    """Report how well ridge regression on 32x32 pixels separates all classes, or two groups (source and label)."""
+    """Report how well ridge regression on 32x32 pixels separates all classes, and each pair of groups.
+
+    A group has the images of one source and label. Only large groups are compared (see `MAX_STRATA`).
+    """
     groups = [f"{r.source}\t{r.label}" for r in measured.records]
     patients = Counter(group for group, _ in set(zip(groups, patient_keys(measured.records), strict=True)))
     large = sorted(group for group, n in patients.most_common(MAX_STRATA) if n >= MIN_PATIENTS)

@@ -62,7 +62,7 @@ def wrong_label_findings(measured: Measurements, features: np.ndarray | str, see
     left = len(measured.records) - checked
     known = f"{count(checked, 'image')} checked within their source"
     known += f", {left:,} not: too few patients, or an AUC below {MIN_AUC}" if left else ""
-    known += f"; AUC of the labels: {', '.join(skill)}"
+    known += f"; AUC of predicting the labels: {', '.join(skill)}"
     return [_finding(sorted(rows, key=lambda row: (row["probability"], row["path"])), checked, known)]
 
 
@@ -72,7 +72,7 @@ def _finding(rows: list[dict[str, Any]], checked: int, known: str) -> Finding:
     if rows:
         figures["table"] = rows
     if len(rows) < max(2, MIN_SHARE * checked):
-        but = f": {count(len(rows), 'is', 'are')} doubtful, which the model's own errors can explain" if rows else ""
+        but = f": {count(len(rows), 'is', 'are')} doubtful, which errors of this check can explain" if rows else ""
         return Finding(CODE, "note", f"No labels stand out as wrong{but} ({known}).", figures)
     sentence = f"{len(rows):,} images probably have a wrong label ({known})."
     return Finding(CODE, "warning", sentence, figures, tuple(row["path"] for row in rows), ADVICE)

@@ -1,6 +1,6 @@
 """Read images and their labels from files, split them, and turn them into batches for a network.
 
-Texts in this package call the two CVR-Net papers v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
 """
 
 from typing import TYPE_CHECKING

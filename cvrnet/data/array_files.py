@@ -16,13 +16,13 @@ from cvrnet.errors import UserError
 from cvrnet.files import image_cache_folder, write_private
 
 FORMAT_VERSION = (
-    2  #: increase it if `read_image` or `resize_image` is changed to return other pixels; then no old entry is used
+    2  #: increase it if `read_image` or `resize_image` returns other pixels than before; then no old file is used
 )
-_HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the entry's shape
+_HEADER = struct.Struct("<8sqq3i")  # magic and version; the image file's mtime_ns and size; the array's shape
 
 
 class ArrayFiles:
-    """Stores one array for each image, each in its own small file, the image's entry.
+    """Stores one array for each image. Each array is in a small file of its own, the image's entry.
 
     The name of an entry is made from the image's path and ``settings``, a text of all settings that the array depends
     on. So arrays of several kinds can share one ``folder`` (None is the default cache folder). ``shape`` is (height,
@@ -48,7 +48,7 @@ class ArrayFiles:
         self._bytes = _HEADER.size + math.prod(shape) * self._dtype.itemsize
 
     def read(self, path: str | Path) -> np.ndarray | None:
-        """Return an image's array, read-only; None if its entry is missing or damaged, or the image has changed.
+        """Return an image's array, read-only; None if it is not stored, its file is damaged, or the image has changed.
 
         Raises:
             ImageError: the image does not exist.
@@ -60,7 +60,7 @@ class ArrayFiles:
         )
 
     def has(self, path: str | Path) -> bool:
-        """Return whether the image has an up-to-date entry; only the header of the entry is read."""
+        """Return whether an up-to-date array of the image is stored; only the header of the array's file is read."""
         try:
             return self._read(*self._entry(path), _HEADER.size) is not None
         except ImageError:
@@ -69,14 +69,14 @@ class ArrayFiles:
     def write(self, path: str | Path, array: np.ndarray, image: os.stat_result) -> None:
         """Write the array of an image; UserError if the folder cannot be written.
 
-        ``image`` is what `image_status` returned before the image was read: if the image has changed since, the entry
+        ``image`` is what `image_status` returned before the image was read. If the image has changed since, the array
         counts as missing.
         """
         entry, header = self._entry(path, image)
         _write(entry, header + np.ascontiguousarray(array, self._dtype).tobytes())
 
     def _entry(self, path: str | Path, image: os.stat_result | None = None) -> tuple[str, bytes]:
-        """Return the path of an image's entry, and the header of an entry that is up to date."""
+        """Return the path of the file for an image's array, and the header of this file if it is up to date."""
         image = image or image_status(path)
         header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
         key = f"{os.path.abspath(path)}\n{self._settings}"
@@ -86,7 +86,7 @@ class ArrayFiles:
         return os.path.join(self.folder, name[:2], name[2:]), header
 
     def _read(self, entry: str, header: bytes, count: int) -> bytes | None:
-        """Return the first bytes of an entry; None if it is missing, damaged, or of another version of the image."""
+        """Return the first `count` bytes of an array's file; None if it is missing or damaged or has another header."""
         try:
             with open(entry, "rb", buffering=0) as file:
                 whole = os.fstat(file.fileno()).st_size == self._bytes

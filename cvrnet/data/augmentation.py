@@ -1,4 +1,4 @@
-"""Random rotations, shifts and flips of training images, drawn from one seed for each image."""
+"""Random rotations, shifts and flips of training images. The changes of each image are drawn from its own seed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cvrnet.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Rotates, shifts and flips the resized image at random (v2 section 5.2).
+    """Rotates, shifts and flips the resized image at random (second paper, section 5.2).
 
-    The two papers (v1 and v2, see docs/training.md) do not say how large a rotation or shift may be, or how to fill the
-    part of the frame that the moved image leaves empty. The defaults are 15 degrees and a tenth of the width or height.
-    The empty part is filled by repeating the pixels at the image's edge, as Keras does by default. The interpolation is
-    nearest neighbour, so no new grey value appears. v2 gives both flips "probability 1", which we read as Keras's
-    random flip: each flip happens with probability 0.5.
+    The two papers do not say how large a rotation or shift may be, or how to fill the part of the frame that the moved
+    image leaves empty. The defaults are 15 degrees and a tenth of the width or height. The empty part is filled by
+    repeating the pixels at the image's edge, as Keras does by default. The interpolation is nearest neighbour, so no
+    new grey value appears. The second paper gives both flips "probability 1", which we read as Keras's random flip:
+    each flip happens with probability 0.5.
     """
 
     rotation_p: float = 0.45  #: probability that the image is rotated
@@ -61,11 +61,11 @@ class Augmentation:
 
 
 def change(images: Tensor, changes: Tensor) -> Tensor:
-    """Return images (N, C, H, W) that are rotated, then shifted, then flipped, on the same device.
+    """Rotate, then shift, then flip images (N, C, H, W), and return them on the same device.
 
-    ``changes``, (N, 5), has one row of `Augmentation.draw` for each image. Each pixel of the result is copied from one
-    pixel of the image. The result is the same on every device, except where rounding decides between two neighbouring
-    pixels.
+    Row i of ``changes``, (N, 5), is the result of `Augmentation.draw` for image i. Each pixel of the result is copied
+    from one pixel of the image. The result is the same on every device, except where rounding decides between two
+    neighbouring pixels.
     """
     if not changes.any():
         return images

@@ -1,4 +1,4 @@
-"""A cache of resized images: each is decoded once, then read by every epoch, fold and process."""
+"""A cache of resized images: each image is decoded once, and all epochs, folds and processes use the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cvrnet.errors import UserError
 
 
 class ImageCache:
-    """A cache of images of one size: each image is decoded and resized once, and stored in `ArrayFiles`.
+    """A cache of images of one size: each image is decoded and resized once, and stored with `ArrayFiles`.
 
     ``size`` is (height, width) in pixels. ``mode``, ``interpolation``, ``grey_version``, ``any_body_part`` and
     ``ct_window`` are as in `read_image` and `Preprocessing`. The environment variable CVRNET_CACHE names the default

@@ -1,7 +1,7 @@
 """The training images as a PyTorch `Dataset`.
 
 Each spawned loader process (Windows, macOS) imports the module of its `Dataset`. So this module is not in
-`cvrnet.training`, which imports timm and scikit-learn: that takes seconds.
+`cvrnet.training`, because that package imports timm and scikit-learn, which takes seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cvrnet.data.record import Record
 
 @dataclass(eq=False)
 class CachedImages(Dataset[tuple[tuple[Tensor, Tensor], Any]]):
-    """Decoded images, the random changes that augment them, and their labels.
+    """A dataset. An item is a decoded image, the random changes that augment it, and its label.
 
     The key of an item is (epoch, index), so that loader processes get the epoch with each key. An item is
     ``((image, changes), label)``: the image is uint8 (C, H, W), the changes are from `Augmentation.draw`, the label is

@@ -72,7 +72,7 @@ def _folders(name: str) -> list[str]:
 
 
 def _meaning(folders: Sequence[str]) -> tuple[str, str]:
-    """Return the split and the class from the names of an image's parent folders; ``""`` for none.
+    """Return the split and the class that the names of an image's parent folders state; ``""`` if they state none.
 
     >>> _meaning(["Training", "CVP", "images"]), _meaning(["CVP", "test"]), _meaning(["images", "NOR", "a", "val"])
     (('train', 'CVP'), ('test', 'CVP'), ('', 'NOR'))

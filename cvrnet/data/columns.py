@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-# For each of our columns: a pattern of the names that other data sets use. The alternatives for ``path`` are tried in
-# this order.
+# For each of cvrnet's columns: a pattern of the names that other data sets use. The alternatives for ``path`` are tried
+# in this order.
 _MEANT = {
     "path": r"path(?!olog)|filename|image ?index|dicom ?id|image|img|file",
     "label": r"label|class|patholog|(?<!no[ _])finding|diagnos|target|categor|condition",
@@ -18,7 +18,9 @@ _MEANT = {
 
 
 def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
-    """Return why a manifest's columns cannot be renamed (``""`` if they can); ``names``: our name -> manifest's name.
+    """Return why a manifest's columns cannot be renamed; ``""`` if they can.
+
+    ``names`` maps cvrnet's name of each column to rename to its name in the manifest.
 
     >>> mapping_problem(["Image Index", "label"], {"path": "Image"})
     "--columns path='Image': no such column (found: 'Image Index', 'label')"
@@ -37,7 +39,9 @@ def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
 
 
 def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """Return the header with our names instead of the manifest's own; ``names``: our name -> manifest's name.
+    """Return a manifest's header with its columns renamed to cvrnet's names.
+
+    ``names`` maps cvrnet's name of each column to rename to its name in the manifest.
 
     >>> our_names(["Image Index", "label"], {"path": "Image Index"})
     ['path', 'label']
@@ -47,7 +51,7 @@ def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def plain_names(header: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """Return the header with our names for optional columns whose names differ from ours only in case or punctuation.
+    """Return the header; names that differ from those in ``optional`` only in case or punctuation become equal.
 
     Blanks and underscores count as punctuation. Without this function, a column ``Split`` would be ignored, and its
     test images would be used for training. If two columns would get the same name, the header is returned unchanged.
@@ -68,8 +72,8 @@ def _letters(name: str) -> str:
 def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]) -> str:
     """Return why a manifest cannot have this header; ``""`` if it can.
 
-    ``columns`` are our names of all columns, and start with path and label. The column label is required only if
-    ``labelled``.
+    ``columns`` are the names of all columns that cvrnet knows; the first two are path and label. The column label is
+    required only if ``labelled`` is true.
     """
     if not header:
         return "the manifest is empty"
@@ -84,7 +88,7 @@ def header_problem(header: Sequence[str], labelled: bool, columns: Sequence[str]
 
 
 def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str]) -> str:
-    """Return a hint: which columns of the header may be our columns; ``""`` if none may be a missing required column.
+    """Return a hint about columns to rename; ``""`` if no column is likely to be one of the missing required columns.
 
     The hint includes optional columns, because the user has to rename these, too.
     """
@@ -97,7 +101,7 @@ def _hint(header: Sequence[str], columns: Sequence[str], missing: Sequence[str])
 
 
 def meanings(header: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
-    """Map each of our columns that the header lacks to the header's column that is probably meant.
+    """Map each of cvrnet's columns that the header lacks to the header's column that is probably meant.
 
     A column for which the header has no likely name is left out.
     """

@@ -71,7 +71,7 @@ def decoding_threads(workers: int | None, name: str = "") -> Iterator[ThreadPool
 
 
 class _Child:
-    """A process of `cvrnet.data.decoder`, used by one thread at a time."""
+    """A process that runs `cvrnet.data.decoder`. Only one thread uses it at a time."""
 
     def __init__(self) -> None:
         path = f"sys.path[:] = {sys.path!r}"
@@ -121,7 +121,7 @@ class _Child:
                 pipe.close()
 
     def _receive(self, most: int) -> tuple[list[Any], bytes]:
-        """Receive a message and the bytes that follow it; refuse more than `most` bytes."""
+        """Receive a message and the bytes that follow it; refuse an answer of more than `most` bytes."""
         line = self._answers.readline()
         *message, length = json.loads(line) if line else (0,)
         if not message or length > most:

@@ -66,7 +66,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def send(pipe: IO[bytes], message: list[Any], content: bytes | memoryview) -> None:
-    """Write one message."""
+    """Write one message: a line of JSON, then the bytes of ``content``."""
     pipe.write(json.dumps([*message, len(content)]).encode() + b"\n")
     pipe.write(content)
     pipe.flush()

@@ -71,7 +71,8 @@ def read_frame(
     window. ``mode`` and ``any_body_part`` are as in `read_image`, and ``version`` is its ``grey_version``.
 
     Raises:
-        Refused: The file is not a readable picture of a chest. The message is one line, without text from tags.
+        Refused: The file is not a readable picture, or not of a chest (unless ``any_body_part`` is true). The message
+            is one line, without text from tags.
     """
     with quiet():
         header = read_header(path)
@@ -224,7 +225,7 @@ def _check_decodable(header: Dataset) -> None:
 
 
 def _decode(path: str | os.PathLike[str], header: Dataset, index: int, frames: int) -> np.ndarray:
-    """Return the stored values of one frame, counted from 0."""
+    """Return the stored values of the frame ``index``; frames are counted from 0."""
     syntax = header.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or "PixelData" not in header:
         with open_regular(path) as file:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 _Patch = tuple[float, float, tuple[float, float], float, float]
-"""One lesion, an ellipse with a ragged, soft edge: u, v, radii, density and softness."""
+"""One lesion, an ellipse with a ragged, soft edge: `u` and `v` of its centre, radii, density and softness."""
 
 _LOOKS = ((1.0, 1.0, 3.0), (0.92, 0.9, 4.5), (1.08, 1.06, 3.8))
 """The three looks of `draw_film`: width divided by height, contrast, and noise."""
@@ -51,7 +51,7 @@ def draw_film(
 
 
 class _Anatomy:
-    """The anatomy that all images of a patient share; in a pair, the side on the left of the image comes first."""
+    """The anatomy that all images of a patient share; in a pair, the first value is for the image's left side."""
 
     def __init__(self, rng: np.random.Generator):
         apex, base, width = rng.normal(0.1, 0.012), rng.normal(0.72, 0.028), rng.normal(0.36, 0.018)
@@ -124,7 +124,7 @@ def _ellipse(canvas: _Canvas, u: float, v: float, a: float, b: float) -> np.ndar
 
 
 def _heart(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
-    """Return the heart and great vessels, 0..1, between a right border and a bulging left border."""
+    """Return the mask of the heart and great vessels, 0..1; it bulges most to the patient's left."""
 
     def bump(v: np.ndarray, centre: float, spread: float) -> np.ndarray:
         return np.exp(-(((v - centre) / spread) ** 2))
@@ -138,7 +138,7 @@ def _heart(canvas: _Canvas, body: _Anatomy) -> np.ndarray:
 
 
 def _lungs(canvas: _Canvas, body: _Anatomy, heart: np.ndarray) -> np.ndarray:
-    """Return both lungs, 0..1, without the heart and the part below the diaphragm."""
+    """Return the mask of both lungs, 0..1, without the heart and the part below the diaphragm."""
     lungs = np.zeros_like(canvas.u)
     for side, sign in enumerate((-1, 1)):
         x = sign * canvas.u
@@ -151,7 +151,7 @@ def _lungs(canvas: _Canvas, body: _Anatomy, heart: np.ndarray) -> np.ndarray:
 
 
 def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
-    """Return ribs (back and front, faint outside the lungs), clavicles, scapulae and humeri."""
+    """Return a picture of the bones: ribs (back and front, faint outside the lungs), clavicles, scapulae and humeri."""
     s = np.linspace(0, 1, 16)
     back, front, shoulders = [], [], []
     for side, sign in enumerate((-1, 1)):
@@ -174,7 +174,7 @@ def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
 
 
 def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
-    """Return branches from the hila, thinner towards the lungs' edges, each with points and a width."""
+    """Return the lungs' vessels, polylines that get thinner away from the hila; each has points and a width."""
     lines = []
     for sign in (-1, 1):
         angles = np.linspace(-1.25, 1.35, 11) + rng.normal(0, 0.1, 11)
@@ -208,7 +208,7 @@ def _lesions(label: str, body: _Anatomy, rng: np.random.Generator) -> Iterator[_
 def _opacity(
     canvas: _Canvas, patches: Iterable[_Patch], lungs: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the density that lesions add inside the lungs (the largest where they overlap), and their mask."""
+    """Return the density that lesions add inside the lungs (the largest where they overlap), and the lesions' mask."""
     added, cover = np.zeros_like(canvas.u), np.zeros_like(canvas.u)
     edge, grain = canvas.field(rng, 14), canvas.field(rng, 40)
     for u, v, radii, density, soft in patches:

@@ -103,7 +103,7 @@ class _Thorax:
         return found
 
     def ellipse(self, u: float, v: float, a: float, b: float) -> np.ndarray:
-        """Return an ellipse with a soft edge, 0..1."""
+        """Return the mask of an ellipse with half axes `a` and `b` and a soft edge, (size, size), with values 0..1."""
         away = (1 - np.hypot((self.u - u) / a, (self.v - v) / b)) * min(a, b)
         return (away / self.soft + 0.5).clip(0, 1)
 
@@ -122,7 +122,7 @@ class _Lesion:
         self.v = far * np.sin(angle) * deep
 
     def at(self, number: int) -> np.ndarray:
-        """Return the lesion in a slice, 0..1."""
+        """Return the mask of the lesion in the slice ``number``, (size, size), with values 0..1."""
         along = 2 * (number - self.first + 0.5) / self.slices - 1
         if abs(along) >= 1:
             return np.zeros_like(self.thorax.u)

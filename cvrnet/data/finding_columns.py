@@ -34,7 +34,7 @@ def plain_cell(cell: str) -> str:
 
 
 def finding_columns(records: Sequence[Record], one: str = "1") -> list[str]:
-    """Return the further columns of a manifest (``Record.metadata``) that are findings, without ``No Finding``.
+    """Return the names of the columns in ``Record.metadata`` that are findings; ``No Finding`` is left out.
 
     In such a column, all cells are 1, 0, -1 or empty in the spelling that `plain_cell` returns, and at least one cell
     equals the argument ``one``. The columns age, day and follow_up never count as findings.
@@ -69,7 +69,7 @@ def odd_columns(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _columns(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Return each further column that may be a finding -> plain cell -> the images with this cell, in their order."""
+    """Return each column that may be a finding -> its cells, as from `plain_cell` -> the images with this cell."""
     found: defaultdict[str, defaultdict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         for column, cell in record.metadata.items():

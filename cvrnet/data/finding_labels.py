@@ -1,4 +1,4 @@
-"""Labels that name findings: ``Edema|Effusion``, ``No Finding``."""
+"""Read and write labels that name findings, such as ``Edema|Effusion`` or ``No Finding``."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from cvrnet.data.scan import DataError
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
 
-AUTO = "auto"  #: instead of names: every finding that the data set has
+AUTO = "auto"  #: instead of names: all findings that enough patients have and enough patients lack
 UNCERTAIN = {"ignore": np.nan, "positive": 1.0, "negative": 0.0}
 """What a cell of -1 counts as (CheXpert's "uncertain"); NaN means not known."""
 LEAST_PATIENTS = 5  # AUTO takes a finding if at least 5 patients have it and at least 5 lack it
@@ -36,7 +36,7 @@ def learnable_findings(
     uncertain: str = "ignore",
     least: int = LEAST_PATIENTS,
 ) -> tuple[list[str], Truth, list[str]]:
-    """Return the findings to learn, their truth (see `finding_truth`), and the findings that ``auto`` leaves out.
+    """Return the findings to learn, their `Truth` (see `finding_truth`), and the findings that ``auto`` leaves out.
 
     ``wanted`` contains the names of the findings, or only ``auto``. ``auto`` takes all findings that the labels name,
     in alphabetical order; if the labels name no finding, ``auto`` takes the columns of `finding_columns`. ``auto``
@@ -119,7 +119,10 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
 
 
 def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Record]:
-    """Return the images with their rows of ``truth``, each labelled with its findings (``""`` if nothing is known)."""
+    """Return the images, each with its row of ``truth``, and with the names of its findings as its label.
+
+    If it is not known of any finding whether an image has it, the label is ``""``.
+    """
     labelled = []
     for record, row in zip(records, truth.tolist(), strict=True):
         findings = tuple(None if np.isnan(value) else value for value in row)

@@ -31,7 +31,7 @@ _TAGS = ("PatientID", "InstitutionName", "Manufacturer", "ManufacturerModelName"
 
 
 def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
-    """Return the rows with patient and source; values that the data set does not give come from DICOM files' tags.
+    """Return the images with patient and source; values that the data set does not give come from DICOM files' tags.
 
     The patient is PatientID. The source is InstitutionName or, if that is missing, Manufacturer and model.
 
@@ -57,7 +57,10 @@ def identify(rows: Sequence[Row], say: Callable[[str], object]) -> list[Row]:
 
 
 def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
-    """Return pseudonyms of a DICOM file's patient and source (``""`` for other files), and why it is unreadable."""
+    """Return the pseudonyms of a DICOM file's patient and source, and the reason why the file cannot be read.
+
+    A value that is not known is ``""``, and so is the reason if the file can be read or is not a DICOM file.
+    """
     if path.suffix.lower() in PICTURE_SUFFIXES or not is_dicom_file(path):
         return ("", ""), ""
     try:
@@ -71,9 +74,9 @@ def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
 
 
 def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Return each image's patient: images that share an id or a tag are of one patient.
+    """Return each image's patient: images with the same value in ``ids`` or in ``tags`` are of one patient.
 
-    The patient is named by one of the tags or, if there is no tag, by the id.
+    A patient is named by one of the tags or, if there is no tag, by the id.
 
     >>> _joined(["1", "", "1", "2"], ["a", "a", "", ""])
     ['a', 'a', 'a', '2']
@@ -134,7 +137,7 @@ def keyed_hash(text: str) -> str:
 
 
 def _key() -> bytes:
-    """Return the key in the environment variable or, without it, in the user's key file, which is made on first use."""
+    """Return the key in ``CVRNET_ID_KEY`` or, without it, in the user's key file, which is made on first use."""
     if chosen := os.environ.get(KEY):
         return chosen.encode()
     path = user_folder("config") / "id-key"

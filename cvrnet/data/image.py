@@ -105,7 +105,8 @@ def read_image(
       radiography or CT, are an error.
 
     Args:
-        path: the file. For a DICOM or NIfTI file of several frames, add the frame's number, from 1: ``ct.dcm#12``.
+        path: the file. For a DICOM or NIfTI file of several frames, add the frame's number (the first is 1):
+            ``ct.dcm#12``.
         mode: ``"L"`` for grey or ``"RGB"`` for colour; a grey file read as RGB has three equal channels.
         window: for a CT, ``"lung"`` or ``"soft-tissue"``. By default, a DICOM file is shown in its own window, and a
             NIfTI file in the lung window.

@@ -43,14 +43,14 @@ class FoundLungs(NamedTuple):
 
 
 class LungFinder:
-    """Finds the mask of each picture, and masks or crops the picture with it.
+    """Finds the lung mask of each picture, and masks or crops the picture with it.
 
     If the data set gives a mask for a picture, this mask is used instead of the segmenter's. If a mask cannot be used
     (it is unreadable, empty, implausible, or has another aspect ratio than the picture), the picture is used whole, and
     the attribute ``whole`` gets an entry, picture's path -> reason.
 
     Args:
-        settings: Mask or crop, and the margin.
+        settings: Whether to mask or to crop, and the margin.
         given: Picture file -> its mask file in the data set.
         segmenter: Finds the lungs in pictures without a mask in ``given``.
         cache_folder: Where the segmenter's results are stored (``""``: the default folder); None: they are not stored.

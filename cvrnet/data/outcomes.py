@@ -34,7 +34,7 @@ UNTIL = ("admission", "first")
 DEATH, FOLLOWED = "death_day", "followup_day"
 """Columns of a manifest: the day of death, and the last day on which it is known whether the patient had the event."""
 _WORDS = {"y": True, "yes": True, "true": True, "n": False, "no": False, "false": False}
-_SHOWN = 8  # names of columns in a message
+_SHOWN = 8  # most names of columns in a message
 Lines = list[str]
 
 

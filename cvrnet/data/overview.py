@@ -37,8 +37,9 @@ class Overview:
     Attributes:
         records: The images.
         labels: The labels or findings of each image.
-        rows: Dictionaries with four keys: ``what`` (such as ``source``), ``value`` (such as a source's name),
-            ``images`` (how many) and ``patients`` (how many; None if an image of this row has no patient id).
+        rows: The rows of a table, as dictionaries with four keys: ``what`` (such as ``source``), ``value`` (such as a
+            source's name), ``images`` (the number of images) and ``patients`` (the number of patients; None if an image
+            of this row has no patient id).
         problems: One line for each problem of an image, a file, the labels or the whole data set.
     """
 
@@ -99,7 +100,7 @@ def labels_of(records: Sequence[Record]) -> list[tuple[str, ...]]:
 
 
 def _facts(record: Record) -> tuple[str, str, str]:
-    """Return size and bit depth of an image file, and why it cannot be read; each is ``""`` if not known."""
+    """Return an image file's size and bit depth (``""`` if not known), and why it cannot be read (``""`` if it can)."""
     try:
         path, _ = split_frame(record.path)
         with open_regular(path) as file:
@@ -152,7 +153,7 @@ def _row(what: str, value: str, records: Sequence[Record]) -> Row:
 
 
 def _patient_rows(records: Sequence[Record]) -> list[Row]:
-    """Return rows for the patients by their number of images, and a row for the images without a patient id."""
+    """Return a row for each group of patients (with 1, 2 to 4, ... images), and one for images without a patient id."""
     of_patient: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         of_patient[record.patient_id].append(record)

@@ -30,9 +30,9 @@ def patient_ids(column: Sequence[str]) -> list[str]:
     """Return the patient id in each text of a column (or in a single tag); ``""`` if the text names no patient.
 
     ``12.0`` or ``12,0``, as spreadsheets and pandas write a number, becomes ``12``. Placeholders of de-identified files
-    and of empty cells name no patient. ``0`` is a placeholder, too, except in a column that contains ``1``, because its
-    numbers may start at 0. Ids that differ only in case are spelled like the first of them. ``007`` becomes ``7`` if
-    ``7`` is also in the column.
+    and of empty cells name no patient. ``0`` is a placeholder, too, except in a column that contains ``1``, because the
+    ids of this column may start at 0. Ids that differ only in case are spelled like the first of them. ``007`` becomes
+    ``7`` if ``7`` is also in the column.
 
     >>> patient_ids(["12.0", "12", "N/A", "Anonymized Patient", "XXXX", "0", "anon-17"])
     ['12', '12', '', '', '', '', 'anon-17']

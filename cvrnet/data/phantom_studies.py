@@ -1,8 +1,8 @@
 """Write data sets of synthetic studies, each of many pictures: CTs of the chest, and radiographs of several days.
 
-In a CT, only a few slices show the lesion. In a follow-up, the lesions become denser or fainter from day to day. In
-reverse order, the films of an improving patient look like the films of a worsening patient, so only their order shows
-the label.
+In a CT, only a few slices show the lesion. In a follow-up (a patient's radiographs of several days), the lesions become
+denser or fainter from day to day. In reverse order, the films of an improving patient look like the films of a
+worsening patient, so only their order shows the label.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about CTs or disease.
 """
@@ -25,7 +25,7 @@ from cvrnet.folders import real_folder
 
 VOLUME_LABELS = ("NOR", "NCP")
 TREND_LABELS = ("better", "worse")
-DAYS = (3, 6)  #: the least and the most films of a patient
+DAYS = (3, 6)  #: the lowest and the highest number of films of a patient
 _SEVERITY = (0.2, 2.0)  # lowest and highest severity of a film
 _CHANGE = (0.3, 0.5)  # change of severity from the first film to the last
 _GAP = (1, 4)  # days from one film to the next, at least and at most
@@ -66,7 +66,7 @@ def write_studies(
         seed: Seed of the random numbers, not negative.
         size: Height and width of a picture in pixels, at least 64.
         overwrite: Replace the earlier data set when the new data set is complete.
-        progress: Called after each study with the number done and `n`.
+        progress: Called after each study with the number of studies done, and `n`.
 
     Raises:
         UserError: An argument is out of range, the folder contains files that are not phantoms, or it contains phantoms
@@ -127,7 +127,7 @@ def _study(seed: int, patient: int, label: str) -> Row:
 
 
 def _save(root: Path, study: str, number: int, picture: np.ndarray, lungs: np.ndarray, lesion: np.ndarray) -> Row:
-    """Write the files of one picture; return their columns of the manifest."""
+    """Write the files of one picture; return the manifest's cells that name these files."""
     name = f"{study}-{number}.png"
     row = {"path": f"images/{study.rpartition('-')[0]}/{name}", "lung_mask": f"lungs/{name}"}
     Image.fromarray(picture).save(root / row["path"])

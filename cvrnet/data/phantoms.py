@@ -3,8 +3,8 @@
 `cvrnet.data.drawing` simulates the anatomy (lungs of varying shape, diaphragm, mediastinum, heart, bones, vessels) and
 the film (pose, exposure, noise). Films of the class `NOR` show clear lungs, `NCP` one focal consolidation in one lung,
 and `CVP` ground-glass patches in both lungs, at the lungs' outer edges and mostly in their lower halves. Without the
-option ``shortcut``, the part of a film outside the lungs says nothing about the film's label. A lesion changes the
-brightness of a film less than the brightness differs between films.
+option ``shortcut``, the part of a film outside the lungs says nothing about the film's label. A lesion makes a
+film slightly brighter, but the films differ so much in exposure that the mean brightness hardly shows the label.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about radiographs or disease.
 """
@@ -39,7 +39,7 @@ STUDY_COLUMNS = ("path", "label", "patient_id", "study_id", "day", "event_day", 
 _IMAGES_PER_PATIENT = (1, 2, 1, 3)  # in the first four turns of `_plan`; later turns repeat these numbers
 _FILE = re.compile(r"(images/[^/]+|lungs|lesions)/(s\d+-)?p\d+-\d+(-\d+)?\.png|manifest\.csv|\.manifest\.csv\.\w+\.tmp")
 # Patients come in triples (see `_plan`). In this share of the triples with several images per patient, two patients
-# exchange labels; such patients are 4 % of all patients.
+# exchange the labels of their last images; such patients are 4 % of all patients.
 _TWO_LABELS = 0.12
 _LETTER = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")  # an R
 
@@ -75,7 +75,7 @@ def write_phantoms(
             source with a white R in a white frame at `MARKER_BOX`, above the patient's right shoulder. Patients, labels
             and lesions do not depend on `shortcut`. Without `shortcut`, label and source are independent.
         overwrite: Replace the earlier data set when the new data set is complete.
-        progress: Called after each image with the number done and `n`.
+        progress: Called after each image with the number of images done, and `n`.
 
     Raises:
         UserError: An argument is out of range, the folder contains files that are not phantoms, or it contains phantoms
@@ -159,7 +159,7 @@ class _Film:
 
     index: int
     patient: int
-    number: int  # among the patient's images, from 1
+    number: int  # among the patient's images, counted from 1
     label: str
     source: int
 

@@ -1,4 +1,4 @@
-"""Resize and normalise images: one definition for training and inference."""
+"""Resize and normalise images, in the same way for training and inference."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ INTERPOLATIONS = {resampling.name.lower(): resampling for resampling in Image.Re
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = "nearest") -> np.ndarray:
     """Resize a whole uint8 image (H, W) or (H, W, 3) to (height, width, C), where C is 1 or 3.
 
-    The aspect ratio is not kept, as in section 5.2 of the second CVR-Net paper (v2, medRxiv 2020.11.07.20227504). The
-    interpolation is a key of `INTERPOLATIONS`.
+    The aspect ratio is not kept (second paper, section 5.2). The interpolation is a key of `INTERPOLATIONS`.
     """
     height, width = size
     resized = np.array(Image.fromarray(image).resize((width, height), check_interpolation(interpolation)))
@@ -52,7 +51,7 @@ def check_interpolation(name: str) -> Image.Resampling:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resizing and normalisation, as a model's ``pretrained_cfg`` states them.
+    """How a model's images are read, resized and normalised, as the model's ``pretrained_cfg`` states it.
 
     The whole image is always resized (timm's ``crop_mode="squash"`` with ``crop_pct=1.0``). A crop in the
     ``pretrained_cfg`` of another timm model is ignored, because a finding may lie at the edge of a radiograph.
@@ -140,7 +139,7 @@ class Preprocessing:
         return self.cut(path, self.read_whole(path, window))[0]
 
     def read_whole(self, path: str | os.PathLike[str], window: str = "") -> np.ndarray:
-        """Like `read`, but always the whole picture."""
+        """Like `read`, but return the whole picture even if ``lungs`` is set."""
         window = window or window_of(path, self.ct_window)
         return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
 

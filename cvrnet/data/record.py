@@ -14,7 +14,8 @@ from cvrnet.text import printable
 class Record:
     """One image of a data set.
 
-    A patient may have several images, and several labels (before and during a disease). ``""`` means not known.
+    A patient may have several images, and several labels (before and during a disease). A text that is
+    not known is ``""``.
     """
 
     path: Path  #: the image file, absolute

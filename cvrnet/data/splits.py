@@ -6,8 +6,8 @@ which causes no leak. To separate them, make the ids different: for instance, wr
 without an id counts as a separate patient. No two sets share a patient.
 
 **Held back.** With a test source, the images of this source are held back. Without a test source, the images whose
-``split`` is ``test`` are held back. No job trains or validates on images that are held back. These images are scored as
-the set ``independent``.
+``split`` is ``test`` are held back. No model is trained or validated on images that are held back. These images are
+scored as the set ``independent``.
 
 `make_folds` and `holdout_split` need scikit-learn (``pip install cvrnet[train]``), unless ``findings`` are given.
 """
@@ -31,8 +31,8 @@ from cvrnet.text import printable
 Sets = dict[str, list[Record]]
 Key = TypeVar("Key")
 INDEPENDENT = "independent"
-"""Name of the set of images that no model of a job is trained or validated on; also the ``fold`` of these images
-in split.csv."""
+"""Name of the set of images that are held back: no model is trained or validated on them. In split.csv, it is also the
+``fold`` of these images."""
 
 
 def patient_key(patient_id: str, image: str | int) -> str:
@@ -66,7 +66,7 @@ def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Re
     independent = [r for r in records if (r.source == test_source if test_source else r.split == "test")]
     inside = [r for r in records if r.split != "test" and not (test_source and r.source == test_source)]
     if not inside:
-        raise UserError("no image is left to train on; expected some outside the test source and outside split=test")
+        raise UserError("no image is left to train on; expected images outside the test source whose split is not test")
     refuse_shared_patients({"the training images": inside, "the independent images": independent})
     return inside, independent
 
@@ -116,9 +116,9 @@ def holdout_sets(
 
 
 def fold_sets(records: Sequence[Record], folds: Sequence[int], fold: int) -> Sets:
-    """Return the sets of one fold: this fold is ``test``, the next is ``val``, and the others are ``train``.
+    """Return the sets of images for one fold: this fold is ``test``, the next is ``val``, and the others are ``train``.
 
-    For the last fold, the next is fold 1. The first paper does the same (arXiv 2007.11993, Fig. 3).
+    After the last fold comes fold 1, as in the first paper (Fig. 3).
     """
     validates = fold % max(folds) + 1
     sets: Sets = {"train": [], "val": [], "test": []}
@@ -144,7 +144,7 @@ def refuse_missing_classes(records: Sequence[Record], classes: Sequence[str]) ->
 
 
 def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findings: Sequence[str] = ()) -> list[int]:
-    """Return the fold, 1 to `n_folds`, of each image: the cross-validation of arXiv 2007.11993 (Fig. 3), by patient.
+    """Return the fold, 1 to `n_folds`, of each image, for a cross-validation by patient (first paper, Fig. 3).
 
     All images of a patient are in one fold; an image without a patient id counts as a separate patient. Labels and
     sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). With
@@ -168,10 +168,10 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 def holdout_split(
     records: Sequence[Record], fraction: float = 0.2, seed: int = 0, findings: Sequence[str] = ()
 ) -> list[bool]:
-    """Return for each image whether it is held out: about `fraction` of the images; of each patient, all or none.
+    """Hold out about `fraction` of the images, only whole patients; return for each image whether it is held out.
 
-    Labels and sources spread as in `make_folds`. A class of at least two patients is both among the held-out images
-    and among the others, if possible; a class of one patient is not held out.
+    Labels and sources spread as in `make_folds`. If possible, both the held-out and the other images contain each class
+    of at least two patients. A class of one patient is not held out.
 
     Raises:
         UserError: if the fraction is not between 0 and 1, or there are fewer than two patients.
@@ -211,7 +211,7 @@ def _members(keys: Sequence[Key], patients: Sequence[str]) -> dict[Key, set[str]
 
 
 def _label_members(records: Sequence[Record], patients: Sequence[str], findings: Sequence[str]) -> dict[str, set[str]]:
-    """Return class, or finding -> the patients who have it."""
+    """Return a dictionary: class (or finding) -> the patients who have it."""
     labels = [split_findings(r.label) if findings else [r.label] for r in records]
     pairs = [(label, patient) for names, patient in zip(labels, patients, strict=True) for label in names]
     members = _members([label for label, _ in pairs], [patient for _, patient in pairs])
@@ -278,7 +278,7 @@ def _strata(records: Sequence[Record], patients: Sequence[str], least: int) -> l
 
 
 def _mend(held: set[str], members: Mapping[str, set[str]]) -> None:
-    """Change the held-out patients until each class is on both sides; a class of one patient is not held out.
+    """Change which patients are held out until each class is on both sides; a class of one patient is not held out.
 
     The sides are the held-out patients and the others. Afterwards, a class can be missing on one side only if some of
     its patients also have another class.

@@ -22,7 +22,7 @@ _KINDS = {"CT": "CT", **dict.fromkeys(("CR", "DX", "DR", "RG", "RF", "XR"), "rad
 
 @dataclass(frozen=True, slots=True)
 class Study(Record):
-    """A bag: its pictures, and the values that they share.
+    """A bag: the pictures of a study or patient, and the values that these pictures share.
 
     Its name is the id of the study or patient or, if several patients have studies with the same id, ``patient/study``.
     """
@@ -68,7 +68,7 @@ def group_studies(records: Sequence[Record], unit: str, labelled: bool = True) -
         if name:
             members.setdefault((name, record.patient_id), []).append(record)
         else:
-            problems.append(record.problem(f"no {unit}: left out"))
+            problems.append(record.problem(f"no {unit}_id: left out"))
     twice = Counter(name for name, _ in members)
     studies = []
     for (name, patient), pictures in members.items():

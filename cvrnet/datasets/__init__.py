@@ -1,7 +1,7 @@
 """Write manifests of public data sets of chest radiographs, from their authors' folders; nothing is downloaded.
 
 Most modules describe one data set: where its authors document it, what its folder contains, and how its tables become
-rows. `generic` imports any other data set; `folder` and `public_set` are used by all of these modules.
+the manifest's rows. `generic` imports any other data set; `folder` and `public_set` are used by all of these modules.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 CHEXPERT = PublicSet(
     "chexpert",
     "CheXpert",
-    f"train.csv with {', '.join(COLUMNS[:5])} and the findings, such as {', '.join(FINDINGS[:3])}",
+    f"train.csv with the columns {', '.join(COLUMNS[:5])} and the findings, such as {', '.join(FINDINGS[:3])}",
     rows,
     {"split train": 223_414, "split val": 234},
     FINDINGS,

@@ -77,5 +77,8 @@ def common_parts(findings: Sequence[str], patients: Sequence[str], least: int = 
 
 
 COHEN = PublicSet(
-    "cohen", "COVID-19 image data collection", f"metadata.csv with {', '.join(COLUMNS)}, and the folder images", rows
+    "cohen",
+    "COVID-19 image data collection",
+    f"metadata.csv with the columns {', '.join(COLUMNS)}; and the folder images",
+    rows,
 )

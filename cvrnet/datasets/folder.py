@@ -19,7 +19,7 @@ from cvrnet.errors import UserError
 from cvrnet.files import open_regular
 
 Row = dict[str, str]  #: a row of a table, or of a manifest
-SHOWN = 5  # most names that a message shows
+SHOWN = 5  # a message shows at most this many names
 
 
 class Folder:

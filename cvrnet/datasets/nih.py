@@ -59,7 +59,7 @@ def _boxes(folder: Folder) -> defaultdict[str, list[list[float]]]:
 NIH = PublicSet(
     "nih",
     "ChestX-ray14",
-    f"Data_Entry_2017_v2020.csv or Data_Entry_2017.csv with {', '.join(COLUMNS)}",
+    f"Data_Entry_2017_v2020.csv or Data_Entry_2017.csv with the columns {', '.join(COLUMNS)}",
     rows,
     {
         "images": 112_120,

@@ -67,7 +67,7 @@ def findings(cell: str) -> list[str]:
 PADCHEST = PublicSet(
     "padchest",
     "PadChest",
-    f"{TABLES[0]} (or .csv.gz) with {', '.join(COLUMNS)}",
+    f"{TABLES[0]} (or .csv.gz) with the columns {', '.join(COLUMNS)}",
     rows,
     {"images": 160_868},
 )

@@ -62,7 +62,8 @@ def _tags(folder: Folder, path: Path) -> Row:
 RSNA = PublicSet(
     "rsna",
     "RSNA Pneumonia Detection Challenge",
-    f"{BOXES} with patientId, {', '.join(_BOX)}, Target; {CLASSES} with patientId, class; and stage_2_train_images",
+    f"{BOXES} with the columns patientId, {', '.join(_BOX)}, Target; {CLASSES} with the columns patientId, class; "
+    "and the folder stage_2_train_images",
     rows,
     {
         "images": 26_684,

@@ -80,7 +80,7 @@ def _boxes(folder: Folder, name: str) -> defaultdict[str, list[list[float]]]:
 VINDR = PublicSet(
     "vindr",
     "VinDr-CXR",
-    f"annotations/image_labels_train.csv with image_id, {', '.join(_ASKED)}, ..., and the folder train",
+    f"annotations/image_labels_train.csv with the columns image_id, {', '.join(_ASKED)}, ...; and the folder train",
     rows,
     {"images": 18_000, "split train": 15_000, "split test": 3_000},
     FINDINGS,

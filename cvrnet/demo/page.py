@@ -15,7 +15,7 @@ from cvrnet.errors import UserError
 from cvrnet.explain import NETWORK, panel_names
 from cvrnet.explain.overlay import THRESHOLD
 
-WAITING = 100  # most requests that wait for an answer; further requests get a message that the queue is full
+WAITING = 100  # at most this many requests wait for an answer; further requests get a message that the queue is full
 _EMPTY = '<p class="note">The answer will appear here.</p>'
 _NO_PICTURE = '<div class="film empty"><p>Your radiograph and its Grad-CAM map will appear here.</p></div>'
 _PRIVACY = '<p class="note">Your file is deleted as soon as the answer is ready; the server keeps no copy.</p>'

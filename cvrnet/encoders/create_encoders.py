@@ -23,7 +23,10 @@ def encoder_names(encoders: str | Sequence[str]) -> list[str]:
 
 
 def checked_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return each encoder's own arguments, after a check: they may come from an untrusted config.json."""
+    """Check the arguments of each encoder, and return them; without ``arguments``, return an empty dict for each.
+
+    The arguments may come from an untrusted config.json.
+    """
     if arguments and len(arguments) != len(names):
         raise UserError(f"encoder_args has {len(arguments)} items; expected one for each of {len(names)} encoders")
     for own in arguments:
@@ -37,8 +40,8 @@ def checked_args(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -
 def named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, str]:
     """Map encoders to their weight files, from ``NAME=FILE``, or from ``FILE`` if there is only one encoder.
 
-    The result lacks encoders without a file. For a single encoder, a text that does not begin with its name and ``=``
-    is the name of the file.
+    Encoders without a file are not in the result. If there is only one encoder, a text that does not begin with the
+    encoder's name and ``=`` is the name of the file.
 
     >>> named_files(["resnet18"], "weights=2.pth"), named_files(["resnet18", "vgg11"], ["vgg11=b.pth"])
     ({'resnet18': 'weights=2.pth'}, {'vgg11': 'b.pth'})
@@ -58,7 +61,7 @@ def named_files(names: Sequence[str], files: str | Sequence[str]) -> dict[str, s
 def weight_files(files: str | Sequence[str]) -> Sequence[str]:
     """Return the argument ``encoder_weights`` as a list; a string is a single file."""
     if isinstance(files, bool):
-        raise UserError(f"encoder_weights={files}; expected NAME=FILE; for encoders' own weights, use pretrained=True")
+        raise UserError(f"encoder_weights={files}; expected NAME=FILE; for pretrained weights, use pretrained=True")
     return [files] if isinstance(files, str) else files
 
 
@@ -70,7 +73,10 @@ def create_encoders(
     drops: dict[str, Any],
     **kwargs: Any,
 ) -> list[Encoder]:
-    """Create each encoder with its weight file, or with its own pretrained weights, or with random weights.
+    """Create the encoders, and give each one its weights.
+
+    The weights are read from the encoder's file in ``files``. Without a file, they are the encoder's pretrained weights
+    or, if ``pretrained`` is False, random.
 
     ``drops`` has the rates of stochastic depth and DropBlock. A rate of 0 is not passed on, because some encoders do
     not take these options.

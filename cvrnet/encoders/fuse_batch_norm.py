@@ -1,4 +1,4 @@
-"""Fold batch norm into the convolutions before it: equal outputs with fewer passes over the feature maps."""
+"""Fold each batch norm into the convolution before it, which saves passes over the feature maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 FUSED = "batch_norm_is_folded"
-"""Attribute of a model that `fuse_batch_norm` changed: its config no longer describes the model."""
+"""A model that `fuse_batch_norm` changed has this attribute, because its config no longer describes the model."""
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 _log = logging.getLogger(__name__)
@@ -27,8 +27,9 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
     can apply this map with other weights (Jacob et al., CVPR 2018, section 3.2). Outputs differ only by rounding.
     The model can still be differentiated, but not be trained further or saved.
 
-    The pairs are found in the graph that ``torch.fx`` traces: one graph for the network or, in a CVR-Net, for each
-    encoder. A network or encoder that cannot be traced, or is in training mode, stays as it is.
+    The pairs of convolution and batch norm are found in a graph that ``torch.fx`` traces: one graph for the network or,
+    in a CVR-Net, one for each encoder. A network or encoder that cannot be traced, or is in training mode, stays as it
+    is.
     """
     parts: Any = getattr(model, "encoders", [model])
     for part in parts:

@@ -12,7 +12,7 @@ _NO_ARCHITECTURE = (
     *("cache_dir", "checkpoint_path", "device", "dtype", "encoder_weights", "weights"),
     *("feature_cls", "features_only", "out_indices"),
 )
-"""Arguments outside the architecture: they set the weights' source, device or dtype, or the returned maps."""
+"""Arguments that do not describe the architecture: the source, device or dtype of the weights, or the returned maps."""
 
 
 def check_model_args(arguments: Any) -> None:
@@ -36,7 +36,7 @@ def check_model_args(arguments: Any) -> None:
 
 
 def _numbers(value: object, level: int = 0) -> Iterator[float]:
-    """Yield the numbers in a JSON value; ValueError for lists or objects that are too long or nested too deeply."""
+    """Yield the numbers in a JSON value; raise ValueError if a list or object is too long or nested too deeply."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, Mapping | list | tuple):

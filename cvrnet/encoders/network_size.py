@@ -60,7 +60,10 @@ def create_on_meta(name: str, **options: Any) -> nn.Module:
 
 
 class _LimitedCalls(SkipOnMeta):
-    """Also counts the calls of PyTorch's functions, because some networks fill tables of positions value by value."""
+    """Skips calls like `SkipOnMeta`, and raises `TooLarge` after too many calls of PyTorch's functions.
+
+    Some networks need many calls, because they fill tables of positions value by value.
+    """
 
     _left = _CALLS
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return `values` (a mean or std for each channel) if there are `channels` of them, else their average repeated."""
+    """Return a value for each channel: `values`, or their average if there are not as many values as channels."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
@@ -41,7 +41,10 @@ class ChannelAffine(nn.Module):
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Fill the buffers, which are not in checkpoints. timm calls this after it allocates a meta-device model."""
+        """Fill the buffers, which are not in checkpoints.
+
+        timm's ``reinit_non_persistent_buffers`` also calls this, for models that were made on the meta device.
+        """
         for buffer, values in ((self.scale, self.factors), (self.shift, self.offsets)):
             buffer.copy_(torch.tensor(values, dtype=torch.float64).view_as(buffer))
 

@@ -17,7 +17,9 @@ from cvrnet.errors import UserError
 
 
 class Encoder(Protocol):
-    """The attributes that CVRNet needs. Any ``torch.nn.Module`` that has them is an encoder, without inheritance.
+    """The attributes that CVRNet needs in an encoder. Any ``torch.nn.Module`` that has them can be an encoder.
+
+    The module need not inherit from this class.
 
     The attribute ``float32_parts`` is optional: the names of submodules whose rounding costs the most accuracy. These
     submodules stay in float32 when prediction computes in bfloat16 or float16, and in an exported int8 file. If the
@@ -28,7 +30,7 @@ class Encoder(Protocol):
     map_names: list[str]  #: name of each map, shallow to deep
     channels: list[int]  #: channels of each map
     reductions: list[int]  #: input size divided by map size, for each map; non-decreasing
-    first_conv: tuple[str, ...]  #: convolutions whose input is the image; timm adapts them to other numbers of channels
+    first_conv: tuple[str, ...]  #: names of the convolutions whose input is the image; timm adapts them to in_chans
     mean: tuple[float, ...]  #: channel means with which the encoder's input was normalised when it was pretrained
     std: tuple[float, ...]  #: channel standard deviations of this normalisation
 
@@ -116,7 +118,10 @@ def create_encoder(
 
 
 def _from_repository(name: str, pretrained: bool, weights: str | Path | None, **kwargs: Any) -> Encoder:
-    """Return the encoder in a repository or folder; its ``made_as`` is the timm model and its arguments."""
+    """Return the encoder in a repository or folder.
+
+    The encoder's attribute ``made_as`` holds the name of the timm model and the model's arguments.
+    """
     source = open_repository(name, kwargs.get("cache_dir"), weights=pretrained and weights is None)
     size = None if source.weights is None else source.input_size
     options: dict[str, Any] = {"weights": weights or source.weights, "source_size": size, **source.arguments, **kwargs}

@@ -28,7 +28,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is
 _HUB = ("hf-hub:", "hf_hub:")
 _SCHEMES = (*_HUB, "local-dir:")
 _OURS = ("num_classes", "in_chans", "img_size")  # arguments that the CVR-Net chooses
-_NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std")  # arguments of our encoder
+_NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std")  # of `TimmEncoder` only
 _IMPOSSIBLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """Exceptions that timm raises for impossible arguments."""
 _SMALL, _PARAMETERS_A_BYTE = 10_000_000, 16
@@ -46,7 +46,7 @@ class Repository:
     """An encoder in a repository or folder."""
 
     architecture: str  #: the timm model
-    arguments: dict[str, Any]  #: further arguments of `create_encoder` that make the encoder without the repository
+    arguments: dict[str, Any]  #: with these arguments, `create_encoder` makes the encoder without the repository
     input_size: tuple[int, int, int]  #: channels, height and width of the images that its weights were trained on
     weights: Path | None  #: the file of the weights, if they were requested
     origin: str  #: the repository and its commit, or the folder's name
@@ -78,7 +78,7 @@ def open_repository(reference: str, cache_dir: str | Path | None = None, weights
 
 
 def _download(reference: str, weights: tuple[str, ...], cache_dir: str | Path | None) -> tuple[Path, str]:
-    """Return the folder in the Hub's cache with config.json and the first existing weights, and their origin."""
+    """Download config.json and the first existing file of ``weights``; return their folder, and their origin."""
     repo, _, revision = reference.partition(":")[2].partition("@")
     with hub_errors(f"cannot load encoder {reference}", lambda: "load a copy on this machine as local-dir:FOLDER"):
         for file in weights:

@@ -160,7 +160,7 @@ def hub_repository(name: str) -> str | None:
     """Return the Hugging Face Hub repository of a timm model's pretrained weights, ``timm/<architecture>.<tag>``.
 
     timm publishes the weights under that name, even if the model's cfg has only a download address, as for
-    ``legacy_xception``. The argument may have a tag. For ``hf-hub:user/repo``, the result is ``user/repo``. The result
+    ``legacy_xception``. The name may have a tag. For ``hf-hub:user/repo``, the result is ``user/repo``. The result
     is None if timm has no pretrained weights, and for ``local-dir:FOLDER``.
 
     >>> hub_repository("resnet50"), hub_repository("legacy_xception"), hub_repository("densenet264d")

@@ -19,12 +19,12 @@ from cvrnet.encoders.network_size import INITIAL_VALUES, SkipOnMeta
 from cvrnet.errors import UserError
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
-_SHOWN = 3  # most missing tensors that a message names
+_SHOWN = 3  # a message names at most this many missing tensors
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The tensors in a file that belong to a timm model, under the model's names."""
+    """The tensors that a file has for a timm model, under the names that they have in the model."""
 
     path: Path
     architecture: str  #: the timm model
@@ -101,7 +101,7 @@ def _without_memory(architecture: str, **options: Any) -> Any:
 
 
 def _prefix(stored: Iterable[str], expected: Collection[str]) -> str:
-    """Return the prefix that stands before most of the expected names in a file; "" if no name is found.
+    """Return the prefix that stands most often before an expected name in a file; "" if no name is found.
 
     >>> _prefix(["module.encoder.a.w", "module.encoder.b.w", "module.head.w"], ["a.w", "b.w"])
     'module.encoder.'

@@ -1,6 +1,6 @@
 """Xception with the papers' feature maps. Two of these maps come from inside a block, so timm does not offer them.
 
-The paper v1 is arXiv 2007.11993.
+The first CVR-Net paper is arXiv 2007.11993.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from cvrnet.encoders.weights_file import read_weights_file
 
 
 class XceptionEncoder(nn.Module):
-    """timm's ``legacy_xception`` with the papers' three maps (v1 Fig. 2 and Table 2: E23, E24, E25).
+    """timm's ``legacy_xception``, changed to return the papers' maps E23, E24 and E25 (first paper, Fig. 2, Table 2).
 
     ======  ============================  ========  =========  ========================================
     map     Keras layer                   channels  reduction  timm
@@ -26,7 +26,7 @@ class XceptionEncoder(nn.Module):
 
     E23 and E24 are outputs of batch norm, without a ReLU. In both blocks, the max pooling and the addition of the skip
     connection come after this output.
-    (v1's Table 2 prints 512 channels for E23; the network has 728.)
+    (Table 2 of the first paper prints 512 channels for E23; the network has 728.)
 
     In prediction with bfloat16 or float16, the parts with the largest rounding errors stay in float32: the stem, the
     first two blocks, and in the third block the skip and the depthwise convolutions. Each output of a depthwise
@@ -91,6 +91,6 @@ class TappedBlock(nn.Module):
         self.skip = nn.Sequential(block.skip, block.skipbn)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pooling input (N, C_out, H, W) and block output (N, C_out, H/2, W/2) for x (N, C_in, H, W)."""
+        """Return the pooling's input, (N, C, H, W), and the block's output, (N, C, H/2, W/2); x is (N, C_in, H, W)."""
         tap = self.body(x)
         return tap, self.pool(tap) + self.skip(x)

@@ -2,7 +2,8 @@
 
 Some modules need the extra ``train``, such as `cvrnet.explain.pictures` (overlays and figures as files) and
 `cvrnet.explain.measure_data` (maps compared with masks). This package does not import these modules; import each of
-them by its full name. The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+them by its full name. The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv
+2020.11.07.20227504.
 """
 
 from cvrnet.explain.explaining import Explanation, available_parts, explain, explain_classes, panel_names

@@ -1,4 +1,4 @@
-"""Draw Grad-CAM maps of the images at the PATH arguments of ``cvrnet explain`` (extra ``train``)."""
+"""Draw Grad-CAM maps of the images at some paths, for ``cvrnet explain`` (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def explain_paths(
     `draw_studies`.
 
     ``progress`` is called after each image with the number done and the number of images. ``on_problem`` is called with
-    a sentence for each image or map that could not be drawn. ``say`` is called with a line for each folder in which
-    files or folders were skipped. Other arguments are those of `Predictor.from_pretrained`, `find_images` and
-    `draw_images`.
+    a sentence for each image or map that could not be drawn. ``say`` is called with each line about skipped
+    files or folders and about reading a data set. Other arguments are those of `Predictor.from_pretrained`,
+    `find_images` and `draw_images`.
 
     Returns:
         The rows of explanations.csv, and the number of models whose maps were averaged.

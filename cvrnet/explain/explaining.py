@@ -22,7 +22,7 @@ from cvrnet.inference import Predictor
 
 @dataclass(frozen=True)
 class Explanation:
-    """The maps of one image for one class."""
+    """The Grad-CAM maps of one image for one class."""
 
     path: Path  #: the image
     prediction: str = ""  #: the most probable class; "" if there is no prediction
@@ -30,7 +30,7 @@ class Explanation:
     probability: float = float("nan")  #: probability of ``target``
     image: NDArray[np.uint8] = field(
         default_factory=lambda: np.zeros((0, 0), np.uint8)
-    )  #: as read, (H, W) or (H, W, 3)
+    )  #: the image as read, (H, W) or (H, W, 3)
     grids: dict[str, NDArray[np.float32]] = field(default_factory=dict)  #: part -> its map (h, w) in 0..1
     refused: dict[str, str] = field(default_factory=dict)  #: part -> the sentence that says why the part has no map
     error: str = ""  #: why the image has no prediction; "" if it has a prediction
@@ -64,7 +64,7 @@ def explain(
     parts: Sequence[str] = (NETWORK,),
     batch_size: int = 8,
 ) -> Iterator[Explanation]:
-    """Explain image files with Grad-CAM, in order and one batch at a time; average the maps over the folds.
+    """Explain image files with Grad-CAM, in their order and one batch at a time; average the maps over folds.
 
     Yield an explanation for each file; if a file has no prediction, ``error`` says why. ``target`` is the class to
     explain: one class for all images, or a class for each image; by default the predicted class. The parts are some of
@@ -74,7 +74,7 @@ def explain(
         UserError: The class or a part is unknown, the model has no maps, or ``batch_size`` is below 1.
     """
     if batch_size < 1:
-        raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
+        raise UserError(f"batch_size={batch_size}; expected a whole number of at least 1")
     targets = itertools.repeat(target) if target is None or isinstance(target, str) else iter(target)
     work = zip(map(Path, paths), targets, strict=False)
     while batch := list(itertools.islice(work, batch_size)):
@@ -141,7 +141,7 @@ def _explain_batch(
     classes, preprocessing = predictor.classes, predictor.preprocessing
     done: dict[int, Explanation] = {}
     whole: dict[int, NDArray[np.uint8]] = {}
-    images: dict[int, NDArray[np.uint8]] = {}  # as the network sees them
+    images: dict[int, NDArray[np.uint8]] = {}  # the parts of the images that the network sees
     boxes: dict[int, Box] = {}
     for number, (path, _) in enumerate(batch):
         try:

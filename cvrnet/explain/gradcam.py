@@ -1,4 +1,7 @@
-"""Grad-CAM (Selvaraju et al. 2017) without hooks, for the whole network, each encoder and each head (v2 Fig. 2)."""
+"""Compute Grad-CAM (Selvaraju et al. 2017) without hooks, for the whole network, each encoder and each head.
+
+The second paper shows such maps in Fig. 2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compare a model's Grad-CAM maps with masks, chance and a random network; write JSON and CSV (extra ``train``)."""
+"""Compare a model's Grad-CAM maps with masks, with chance and with the maps of random networks (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def measure(
 
     Every image is explained three times, for the same class: by the trained network, by a network with random heads,
     and by a network with random weights everywhere. Without ``target``, the explained class is the class that the
-    trained network predicts. A row holds the image's ``path, label, prediction, target, patient_id``; ``part``,
-    ``mask`` and ``weights``; and the results of `localisation`: ``share`` and the measures. If an image has no map of
-    the part, the measures are None, and ``refused`` gives the reason. ``threshold`` is the threshold of the IoU,
-    ``seed`` the seed of the random weights. ``on_explained`` is called after each explanation. The other arguments are
-    those of `explain`.
+    trained network predicts. A row of the result has the image's ``path, label, prediction, target,
+    patient_id``; ``part``, ``mask`` and ``weights``; and what `localisation` returns: ``share`` and the measures. If an
+    image has no map of the part, the measures are None, and ``refused`` gives the reason. ``threshold`` is the
+    threshold of the IoU, ``seed`` the seed of the random weights. ``on_explained`` is called after each explanation.
+    The other arguments are those of `explain`.
     """
     found = Measurements()
     usable = [(r, masks) for r in records if (masks := _read_masks(r, found.problems))]
@@ -103,12 +103,13 @@ def measure(
 
 
 def summarise(found: Measurements) -> dict[str, list[Row]]:
-    """Return the means over the images, with 95 % intervals by resampling patients.
+    """Return the mean of each measure over the images, with 95 % intervals by resampling patients.
 
     Returns:
         ``localisation``: a row for each part of the network, mask and measure, with these keys:
 
-        - ``images``: number of images; ``flat``: number of their maps that are zero or flat, and so have no value
+        - ``images``: number of images; ``flat``: number of their maps that show nothing (see
+          `cvrnet.explain.gradcam.refusal`), and so have no value
         - ``mean``, ``interval``: the mean of the measure and its interval
         - ``chance``: the mean share of an image that the mask covers, over the images whose maps have a value
         - ``random``: the mean for the network with random weights everywhere; ``random_flat``: number of this
@@ -161,8 +162,8 @@ def measure_data(
 ) -> tuple[dict[str, Any], int]:
     """Score a model's maps on the images of a data set that have masks; write localisation.json and localisation.csv.
 
-    With ``out_of_fold``, ``model`` is the run of a cross-validation, and each image is explained by the model of the
-    fold that tested the image. ``progress`` is called after each explanation with the number of explanations done
+    With ``out_of_fold``, ``model`` is the run of a cross-validation, and the model of the fold that tested an image
+    explains this image. ``progress`` is called after each explanation with the number of explanations done
     and the total. ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
 
     Returns:
@@ -274,7 +275,7 @@ def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
 
 
 def _by_fold(run: Path, records: list[Record]) -> dict[str, list[Record]]:
-    """Map each finished fold of a cross-validation to the images that the fold tested."""
+    """Map the model of each finished fold of a cross-validation to the images that the fold tested."""
     asked = held_out(run, records)
     if not asked.known or (run / CONFIG).is_file():
         raise UserError(

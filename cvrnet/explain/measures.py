@@ -1,4 +1,4 @@
-"""Compare a map with masks, the level of chance, and the map of a network with random weights (extra ``train``).
+"""Compare a Grad-CAM map with masks, with chance, and with the map of a network with random weights (extra ``train``).
 
 The comparison with random weights is the sanity check of Adebayo et al. 2018: a map that does not change with the
 weights explains nothing.
@@ -19,11 +19,14 @@ from cvrnet.copies import copy_network
 MEASURES = ("energy", "pointing", "iou")
 HEADS, ALL = "random heads", "random network"
 STAGES = (HEADS, ALL)
-"""Stages of randomisation: first only the layers after the feature maps, then the encoders as well."""
+"""Stages of randomisation. In the first, only the layers after the feature maps get random weights; in the second, the
+encoders as well."""
 
 
 def localisation(cam: NDArray[np.float32], mask: NDArray[np.bool_], threshold: float = 0.6) -> dict[str, float]:
-    r"""Return how much of a map lies inside a mask. The chance level of every measure is the mask's share of the image.
+    r"""Return how much of a map M lies inside a mask B.
+
+    The chance level of every measure is the mask's share of the image.
 
     - ``share``: :math:`|B| / HW`, the mask's share of the image. This is the energy of a uniform map, the probability
       that a random point lies in the mask, and the IoU of a map that marks the whole image.
@@ -63,9 +66,9 @@ def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     """Copy a model to the CPU, and give random weights to a part of the copy or to all of it.
 
     Convolutions and dense layers get random weights as in He et al. 2015, and a bias of zero. Other layers are reset by
-    their method ``reset_parameters``. If a layer has no such method, as a layer scale, its parameters are shuffled. A
-    reset batch norm is the identity. So for one seed, the result does not depend on whether batch norms are folded into
-    the convolutions.
+    their method ``reset_parameters``. If a layer (such as timm's layer scale) has no such method, its parameters are
+    shuffled. A reset batch norm is the identity. So for one seed, the result does not depend on whether batch norms are
+    folded into the convolutions.
 
     The model is a CVR-Net or another timm classifier; ``stage`` is one of `STAGES`. PyTorch's global random generator
     keeps its state.

@@ -13,7 +13,7 @@ from cvrnet.explain.explaining import explain
 from cvrnet.explain.gradcam import NETWORK
 from cvrnet.inference import Predictor
 
-THRESHOLD = 0.6  # v2 Fig. 2
+THRESHOLD = 0.6  # second paper, Fig. 2
 _OPACITY = 0.5
 # matplotlib's viridis in 17 steps, so that drawing does not need matplotlib. Viridis is perceptually uniform, and its
 # order stays visible for colour-blind readers and in grey print.

@@ -1,4 +1,7 @@
-"""Write maps to files, each atomically: an overlay for each part, and a figure like v2 Fig. 2 (extra ``train``)."""
+"""Draw Grad-CAM maps of images as files: an overlay for each part of the network, and a figure (extra ``train``).
+
+The figure is like Fig. 2 of the second paper. Each file is written atomically.
+"""
 
 from __future__ import annotations
 

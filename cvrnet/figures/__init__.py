@@ -4,7 +4,7 @@ Every ``plot_`` function returns a `matplotlib.figure.Figure` and does not chang
 pyplot, and keeps the backend and the style. Figures have dark text on white, and the colours of Okabe and Ito, which
 colour-blind readers can distinguish. ``title`` is the heading of the figure; by default, a figure has no heading.
 
-The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
 """
 
 from cvrnet.figures.plot_attention import plot_attention

@@ -16,7 +16,7 @@ ROW = 0.34  # inches per model
 def plot_comparison(result: Mapping[str, Any], score: str = "balanced_accuracy", title: str | None = None) -> Figure:
     """Draw each model's scores in the folds, their mean, and the difference from the reference with a 95 % interval.
 
-    ``result`` is the result of `cvrnet.workflows.benchmark`; ``score`` is the key of one of its scores.
+    ``result`` is what `cvrnet.workflows.benchmark` returns. ``score`` is the key of a score in it.
     """
     figure, (scores, differences) = new_figure(columns=2)
     models = result["models"]

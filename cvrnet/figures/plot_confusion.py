@@ -18,11 +18,13 @@ from cvrnet.figures.style import FONT_SIZE, MOST_CLASSES, TEXT, finish, new_figu
 
 LIGHT_BLUES = ListedColormap(colormaps["Blues"](np.linspace(0.0, 0.6, 256)))  # light enough for dark text everywhere
 CELL = 0.85  # least side of a cell in inches; a long class name makes it wider
-NAMES, LINE, LONGEST = 60, 0.15, 24  # many classes: max. names on a side, inches per name, max. characters of a name
+NAMES, LINE, LONGEST = 60, 0.15, 24  # many classes: most names on a side, inches per name, most characters of a name
 
 
 def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str], title: str | None = None) -> Figure:
-    """Draw counts and column percentages as in v1's Tables 4-8: columns are actual, rows are predicted classes.
+    """Draw counts and column percentages as in the first paper, Tables 4-8.
+
+    The columns are the actual classes, and the rows are the predicted classes.
 
     A cell's percentage is its share of the images of the actual class (the column), so the diagonal shows the
     sensitivities. The percentage also shades the cell. An actual class without images has no percentages. With more

@@ -32,7 +32,7 @@ def plot_roc(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Draw the ROC curve of each class against the others, and their macro average; the legend gives each AUC.
 
     If there are more than 18 classes, their curves are grey, and the legend gives the range of their AUCs instead of
-    each AUC. The macro average keeps its colour and its entry.
+    each AUC. The macro average keeps its colour and its entry in the legend.
 
     ``curves`` are from `cvrnet.metrics.roc_curves`. If a class has no curve, the legend says "undefined".
     """
@@ -105,7 +105,7 @@ def _draw_crowd(
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
     """Draw a reliability curve for each class, and one for the predicted class.
 
-    The legend gives ECE and Brier score with the curve of the predicted class.
+    The legend gives the expected calibration error (ECE) and the Brier score with the curve of the predicted class.
     Bars below show how many images are in each bin of the predicted class's probability; few images make a noisy curve.
     ``curves`` are from `cvrnet.metrics.calibration_curve`.
     """

@@ -16,8 +16,8 @@ ROW = 0.3  # inches
 def plot_heads(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
     """Draw the accuracy of each head and, below a line, the mean of these accuracies, the best head and the model.
 
-    The model's mark is black.
-    ``rows`` are those of `cvrnet.scoring.head_rows`: the heads, named P1, P2 and so on, then the rows below the line.
+    The model's mark is black. ``rows`` are those of `cvrnet.scoring.head_rows`: the heads, named P1, P2 and so on, then
+    the three rows below the line.
 
     Raises:
         UserError: There are no rows.

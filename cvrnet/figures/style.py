@@ -18,12 +18,12 @@ from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
 
 DPI = 200
-PAD = 0.08  # inches around each part
+PAD = 0.08  # inches around the axes and their labels
 FONT_SIZE = 9.0  # points
 LEGEND_CHARACTERS = 44  # most characters in a line of the legend
 TEXT = "#1a1a1a"
 GREY = "#767676"
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # by contrast on white, strongest first
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # the strongest contrast on white first
 DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)))
 MOST_CLASSES = len(OKABE_ITO) * len(DASHES)
 """The most classes that lines, legends and cells with numbers can show; with more, figures are drawn in another way."""

@@ -1,4 +1,4 @@
-"""Days as an input of a network: their time encoding, and how the last picture of a bag differs from each picture.
+"""Use the days of pictures in a network: encode them as waves, and compare the last picture of a bag with the others.
 
 A bag holds the pictures of a study or patient (see `cvrnet.data.studies`).
 """

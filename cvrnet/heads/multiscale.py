@@ -1,6 +1,7 @@
-"""The multi-scale averaging head: a fully connected block for each map, their outputs averaged (v1 section 2.2).
+"""The multi-scale averaging head: each map has a fully connected block, and the outputs of the blocks are averaged.
 
-The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+It is described in section 2.2 of the first paper. The two CVR-Net papers: the first is arXiv 2007.11993, the second is
+medRxiv 2020.11.07.20227504.
 """
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.
@@ -37,15 +38,15 @@ def log_mean_sigmoid(logits: list[Tensor]) -> Tensor:
               = \mathrm{logsumexp}_i\, \log \sigma(z_i) - \mathrm{logsumexp}_i\, \log \sigma(-z_i),
               \quad p = \frac{1}{n} \sum_i \sigma(z_i)
 
-    Both sums are computed without underflow, so z is exact where p rounds to 0 or 1. The n tensors ``logits`` are (N,
-    C), and the result is one tensor (N, C).
+    Both terms are computed without underflow, so z is exact where p rounds to 0 or 1. ``logits`` has one tensor (N, C)
+    for each of the n branches (the blocks of a head). The result is one tensor (N, C).
     """
     z = _stack(logits)
     return torch.logsumexp(F.logsigmoid(z), 0) - torch.logsumexp(F.logsigmoid(-z), 0)
 
 
 def log_mean(logits: list[Tensor], task: str) -> Tensor:
-    """Return logits whose probabilities (see `to_probabilities`) are the mean of the branches' probabilities."""
+    """Return logits whose probabilities (see `to_probabilities`) are the mean of those of all tensors ``logits``."""
     return log_mean_sigmoid(logits) if task == "multilabel" else log_mean_softmax(logits)
 
 
@@ -64,7 +65,7 @@ def _stack(logits: list[Tensor]) -> Tensor:
 
 
 class FCLBlock(nn.Module):
-    """Global average pooling, dense layers, and a linear classifier (the papers' "FCL" block, v2 section 5.1).
+    """The papers' "FCL" block: global average pooling, dense layers, a linear classifier (second paper, section 5.1).
 
     Weights are initialised as in Keras's ``Dense``, which the papers used: Glorot uniform, biases zero.
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 
 class NoveltyHead(nn.Module):
-    r"""Computes the distance of images from a Gaussian that was fitted to the pooled maps of training images.
+    r"""Computes how much images differ from the training images: the larger of a distance and a mirror value.
 
-    The inputs of a `MultiScaleAveragingHead` are each scaled to length 1 and concatenated to x. The Gaussian comes from
-    probabilistic principal component analysis (Tipping & Bishop 1999, J. R. Stat. Soc. B 61:611): variances along K
-    directions, and one variance :math:`\sigma^2` for all other directions. The squared distance is
+    The distance is measured from a Gaussian that was fitted to the pooled maps of training images. The inputs of a
+    `MultiScaleAveragingHead` are each scaled to length 1 and concatenated to x. The Gaussian comes from probabilistic
+    principal component analysis (Tipping & Bishop 1999, J. R. Stat. Soc. B 61:611): variances along K directions, and
+    one variance :math:`\sigma^2` for all other directions. The squared distance is
 
     .. math:: \sum_k \frac{z_k^2}{\lambda_k} + \frac{\lVert x - \mu - W z\rVert^2}{\sigma^2},
               \quad z = W^\top (x - \mu)
@@ -22,9 +23,9 @@ class NoveltyHead(nn.Module):
     the mean and K directions of many images, and no vector of any image, so no image can be reconstructed from the
     head.
 
-    Pooling removes most of the difference between left and right. So a second value, linear in the `sides` of the maps,
-    detects mirrored images: it rises if an image's left half looks like the right half of the training images. The
-    result is the larger of the distance and this second value.
+    Pooling removes most of the difference between left and right. So the mirror value, which is linear in the `sides`
+    of the maps, detects mirrored images: it rises if an image's left half looks like the right half of the training
+    images.
 
     Args:
         mean: :math:`\mu`, (D,); D is the sum of the inputs' widths.
@@ -32,9 +33,9 @@ class NoveltyHead(nn.Module):
         variances: :math:`\lambda`, (K,).
         noise: :math:`\sigma^2`, a scalar tensor.
         quantiles: Quantiles of the results for the validation images, (Q,), at equally spaced levels from 0 to 1.
-        side_weights: The weights of the second value, (2 D,); None: the second value is 0, so the result is the
+        side_weights: The weights of the mirror value, (2 D,); None: the mirror value is 0, so the result is the
             distance.
-        side_bias: The bias of the second value, a scalar tensor.
+        side_bias: The bias of the mirror value, a scalar tensor.
     """
 
     mean: Tensor
@@ -73,7 +74,7 @@ class NoveltyHead(nn.Module):
     def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:
         """Return how much each image differs from the training images, (N,).
 
-        This is the larger of the `distance` and the second value (see the class).
+        This is the larger of the `distance` and the mirror value (see the class).
 
         Args:
             inputs: The pooled maps of the images for each head of the network, (N, C_i), as from `CVRNet.pool_maps`.
@@ -82,7 +83,7 @@ class NoveltyHead(nn.Module):
         return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)
 
     def distance(self, inputs: list[Tensor]) -> Tensor:
-        """Return the Mahalanobis distances, (N,), without the second values."""
+        """Return the Mahalanobis distance of each image from the Gaussian, (N,), without the mirror value."""
         centred = join_inputs(inputs) - self.mean
         z = centred @ self.directions.T
         rest = (centred - z @ self.directions).square().sum(1)

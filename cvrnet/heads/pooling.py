@@ -189,6 +189,6 @@ class BagHead(MultiScaleAveragingHead):
     def bag_logits(
         self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """Return each block's logits of the bags, (N, num_classes), and the shares; see `pool` for the arguments."""
+        """Return each block's logits of the bags, (N, num_classes), and the shares, as in `pool`."""
         pooled, shares = self.pool(inputs, sizes, days)
         return self.branch_logits(pooled), shares

@@ -108,7 +108,7 @@ def render_card(
         folds: Branch -> the content of the fold's metrics.json; empty for a single training.
         metrics: The content of the metrics.json of a single training; empty for a run with folds.
         summary: The content of summary.json.
-        severe: The sentences of the audit's severe findings; None if the run was not audited.
+        severe: The audit's sentences about severe problems; None if the run was not audited.
         marked: For each set of images (such as ``val``), the share of the images that are marked as unusual.
         files: The names of the other files in ``main``.
         license: The license that the user chose; "" for the default.
@@ -196,7 +196,10 @@ def _evaluations(run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Ma
 
 
 def _model_index(name: str, evaluations: Sequence[_Evaluation]) -> list[dict[str, Any]]:
-    """Return the metadata ``model-index``: each test set by itself, because huggingface_hub would merge all of them."""
+    """Return the metadata ``model-index``.
+
+    Each evaluation is converted by itself, because huggingface_hub would merge the scores on different data sets.
+    """
     results = []
     for evaluation in evaluations:
         index = eval_results_to_model_index(name, _eval_results(evaluation))
@@ -228,7 +231,7 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 def leaderboard_entries(
     run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the content of ``.eval_results/cvrnet.yaml``: scores of the card, in a newer format than its metadata.
+    """Return the content of ``.eval_results/cvrnet.yaml``: the card's scores, in the Hub's newer format.
 
     In a cross-validation, scores on a source that was kept for testing are left out. In an entry, ``task_id`` is the
     metric's name. The list is empty if the data set is not on the Hub (``hfds:``), or huggingface_hub does not know the
@@ -251,7 +254,11 @@ def leaderboard_entries(
 
 
 def _score_table(folds: Sequence[Mapping[str, Any]], evaluations: Sequence[_Evaluation]) -> dict[str, Any] | None:
-    """Return a table: a row for each fold, then the means (single model: a row for each score); None without scores."""
+    """Return the card's table of scores; None if there are no scores.
+
+    For a cross-validation, it has a row for each fold, then rows of means. For a single model, it has a row for each
+    score.
+    """
     shown = next((evaluation.shown for evaluation in evaluations), _SCORES)
     titles, places = zip(*shown.values(), strict=True)
     if folds:

@@ -95,7 +95,7 @@ def _assemble(parts: dict[str, Snapshot], folder: Path, pulled: Pulled) -> None:
     """Write hub.json, which marks the folder as a download, and copy the files."""
     write_json(folder / ORIGIN, asdict(pulled))
     for name, snapshot in parts.items():
-        # The cache may hold other files of this commit, such as main's model. Copy only the files of this part.
+        # The cache may hold other files of this commit, such as main's model. Copy only the files of this run or fold.
         model = MODEL_FILES if name or not pulled.folds else ()
         for pattern in (*model, *(_RESULTS if name else _RUN_FILES)):
             for path in snapshot.folder.glob(pattern):

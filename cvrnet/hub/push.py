@@ -64,13 +64,13 @@ def push_folds(
         run: The folder of a cross-validation, a single or calibrated training run, or a converted checkpoint.
         repo: ``user/repo``; created if missing, private unless `public`.
         folds: Numbers of the folds to push; all if empty. Other folds of this run in the repository stay.
-        public: Make the repository public.
+        public: Make a new repository public, and permit a push to a repository that is public.
         tag: A name for this state of the repository, such as ``v1.0``.
         with_predictions: Also push split.csv and predictions.csv, with hashed paths and patient ids.
         license: The Hub's name of the license. If empty, the license in an existing card stays, and a new card has
             apache-2.0.
         overwrite: Replace another run or model in the repository, and parts of this run that somebody edited.
-        progress: Called after each branch with the number of branches done and the total.
+        progress: Called before each fold's branch, and at the end, with the number of branches done and the total.
 
     Raises:
         UserError: The run cannot be pushed, or a request to the Hub failed. The message says what to do; after a failed
@@ -95,7 +95,7 @@ def hub_client() -> HfApi:
 
 
 def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
-    """Create a "model" or "space" repository unless it exists; return its web address and the Hub's facts about it.
+    """Create a "model" or "space" repository unless it exists; return its address and ``HfApi.repo_info``.
 
     Raises:
         UserError: The existing repository is public, and `public` is False.

@@ -43,11 +43,12 @@ def space_files(repo: str, license: str = "") -> dict[str, bytes]:
 
 
 def push_space(repo: str, *, public: bool = False, license: str = "", overwrite: bool = False) -> Pushed:
-    """Push a model's demo page to a Space that has the name of the model's repository; private unless `public`.
+    """Push a model's demo page to a Space that has the name of the model's repository.
 
-    The Hub then builds the Space. An existing Space keeps its settings, its other files, and the parts of this
-    package's files that somebody edited (see `cvrnet.hub.merge`). With ``overwrite``, edited parts and another program
-    in the Space are replaced. The other arguments are those of `push_folds`.
+    The Hub then builds the Space. A new Space is private, unless `public` is True. An existing Space keeps its
+    settings, its other files, and the parts of this package's files that somebody edited (see `cvrnet.hub.merge`). With
+    ``overwrite``, edited parts and another program in the Space are replaced. The other arguments are those of
+    `push_folds`.
 
     Raises:
         UserError: The Space cannot be pushed, or holds another program.

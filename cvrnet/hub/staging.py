@@ -1,4 +1,4 @@
-"""Prepare the files of each branch of a push from a run folder."""
+"""From a run folder, prepare the files that a push writes to each branch."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _files(folder: Path, checkpoint: Path, key: bytes | None) -> Files:
-    """Return the public files of a run or a fold, with one model."""
+    """Return the files of a run or fold, and of one of its models, as they are pushed."""
     files: Files = {}
     for name in (METRICS, SUMMARY):
         if (folder / name).is_file():
@@ -182,7 +182,7 @@ def _marked(path: Path) -> dict[str, float]:
 
 
 def _severe(run: Path) -> list[str] | None:
-    """Return the sentences of the audit's severe findings; None if the run was not audited."""
+    """Return the audit's sentences about severe problems; None if the run was not audited."""
     if not (run / AUDIT).is_file():
         return None
     findings = read_json(run / AUDIT).get("findings", ())

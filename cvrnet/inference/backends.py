@@ -1,4 +1,7 @@
-"""Choose the backend that runs a model: PyTorch, or, on ONNX files and converted copies, OpenVINO or ONNX Runtime."""
+"""Choose the backend that runs a model.
+
+PyTorch runs checkpoints. OpenVINO and ONNX Runtime run ONNX files, and copies of checkpoints that were converted.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 CONVERTED_PAYS, KEPT_PAYS = 200, 50
-"""From this number of images on, ONNX Runtime saves time: ``CONVERTED_PAYS`` if the model must be converted first,
-``KEPT_PAYS`` if a converted copy exists. Measured for a ``cvrnet_lite``: 173 and 37 images (docs/performance.md)."""
+"""For at least this number of images, ONNX Runtime takes less time than PyTorch: ``CONVERTED_PAYS`` images if the model
+must be converted first, ``KEPT_PAYS`` images if a converted copy exists. The measured numbers for a ``cvrnet_lite``
+were 173 and 37 (docs/performance.md)."""
 
 
 def open_model(
@@ -39,9 +43,9 @@ def open_model(
     images: float | None,
     checkpoints: Sequence[Path],
 ) -> tuple[Engine, Decisions]:
-    """Open a MODEL argument with a backend; return the engine and the model's `Decisions`, such as thresholds.
+    """Open a model with a backend; return the engine, which runs the networks, and the model's `Decisions`.
 
-    The arguments are those of `cvrnet.Predictor.from_pretrained`.
+    `Decisions` holds, for example, thresholds. The arguments are those of `cvrnet.Predictor.from_pretrained`.
     """
     if backend not in (None, *BACKENDS):
         raise UserError(f"backend {backend!r} is not known; expected one of {', '.join(BACKENDS)}")
@@ -89,15 +93,19 @@ def open_model(
 
 
 def _can_convert(engine: TorchEngine, dtype: str) -> bool:
-    """Return whether OpenVINO or ONNX Runtime can run the model: on a CPU, in float32, with the packages installed."""
+    """Return whether OpenVINO or ONNX Runtime can run a converted copy of the model.
+
+    The packages must be installed, the device must be a CPU, and ``dtype`` must be ``auto`` or ``fp32``.
+    """
     installed = find_spec("onnxscript") and (find_spec("openvino") or find_spec("onnxruntime"))
     return bool(installed) and engine.device.type == "cpu" and dtype in ("auto", "fp32")
 
 
 def _fastest(engine: TorchEngine, copies: Sequence[ConvertedCopy], dtype: str, images: float) -> Engine:
-    """Measure PyTorch and ONNX Runtime (if it is not installed, OpenVINO), and return the faster engine.
+    """Time PyTorch and ONNX Runtime (OpenVINO, if ONNX Runtime is not installed), and return the faster engine.
 
-    If a copy must be converted first and there are too few images, return PyTorch's engine without measuring.
+    If a copy must be converted first and there are fewer than `CONVERTED_PAYS` images, return PyTorch's engine without
+    measuring.
     """
     from cvrnet.inference.converted_engine import ConvertedEngine
 

@@ -15,7 +15,7 @@ from cvrnet.heads import Bags, to_probabilities
 from cvrnet.inference.frozen_features import FrozenFeatures, head_inputs
 from cvrnet.network import CVRNet
 
-CHUNK = 1200  # most pictures whose vectors are in memory at once; a bag with more pictures is a chunk by itself
+CHUNK = 1200  # largest number of pictures whose vectors are in memory at once; a bag with more is a chunk by itself
 
 
 class BagAnswers(NamedTuple):
@@ -27,10 +27,10 @@ class BagAnswers(NamedTuple):
 
 
 def answer_bags(model: CVRNet, bags: Bags) -> BagAnswers:
-    """Predict bags with a model, on the device of the model's head.
+    """Predict bags (studies or patients) with a model, on the device of the model's head.
 
-    ``bags.vectors``, (P, width), has the pooled maps of all encoders for the P pictures of the bags. If the model
-    averages logits, its heads count as a single head, as in `cvrnet.inference.Predictor`.
+    ``bags.vectors``, (P, width), has a vector for each of the P pictures: all encoders' pooled maps, concatenated.
+    If the model averages logits, its heads count as a single head, as in `cvrnet.inference.Predictor`.
     """
     head: Any = model.head.eval()
     with torch.inference_mode():
@@ -58,7 +58,11 @@ def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
 
 
 def make_bags(vectors: NDArray[np.float32], sizes: Sequence[int], days: Sequence[float]) -> Bags:
-    """Make bags from the vectors (P, width) and days (P,) of all pictures, and the bags' sizes (N,)."""
+    """Make N bags of P pictures in all.
+
+    ``vectors`` (P, width) and ``days`` (P,) have an entry for each picture, one bag after the other. ``sizes`` (N,) has
+    the number of pictures of each bag.
+    """
     return Bags(torch.from_numpy(vectors), torch.tensor(sizes), torch.tensor(days, dtype=torch.float32))
 
 

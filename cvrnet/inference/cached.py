@@ -20,10 +20,10 @@ def predict_cached(
     index: int = 0,
     count: int = 1,
 ) -> list[tuple[int, NDArray[np.float64]]]:
-    """Return, for each batch, its index and each head's probabilities (heads, images, classes), averaged over models.
+    """Return, for each batch of this process, its index and each head's probabilities (heads, images, classes).
 
-    Each of `count` processes takes every `count`-th batch; `index` is the index of this process. The number of
-    processes changes neither the batches nor the results.
+    The probabilities are averaged over the models of the predictor. Each of `count` processes takes every `count`-th
+    batch; `index` is the index of this process. The number of processes changes neither the batches nor the results.
     """
     numbers = range(index, -(-len(records) // batch_size), count)
     batches = (records[number * batch_size : (number + 1) * batch_size] for number in numbers)

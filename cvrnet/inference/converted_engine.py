@@ -14,11 +14,11 @@ from cvrnet.onnx.converted import ConvertedCopy
 from cvrnet.onnx.session import OnnxEngine
 from cvrnet.task import probabilities
 
-TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # largest accepted difference of a probability from PyTorch in float32
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-3}  # largest accepted difference between a probability and PyTorch's in float32
 
 
 class ConvertedEngine:
-    """Runs the converted copy of one network, or of the network of each fold; an engine of `cvrnet.Predictor`.
+    """Runs the converted copy of one network, or the copies of the networks of all folds, for `cvrnet.Predictor`.
 
     Args:
         engine: The networks in PyTorch, on the CPU.
@@ -47,7 +47,7 @@ class ConvertedEngine:
                 f"expected at most {TOLERANCES[self.precision]:.0e}; use --backend torch"
             )
 
-    ahead = 0  #: see `TorchEngine`
+    ahead = 0  #: number of further batches to start before waiting for a batch's result
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
         """Predict images now; return, as `TorchEngine.start` does, a function that returns the result."""
@@ -70,13 +70,13 @@ class ConvertedEngine:
         return self._copies[0].images(self.preprocessing)
 
     def _open(self, dtype: str, backend: str) -> float:
-        """Open the copies; return the largest difference of their probabilities from PyTorch's in float32."""
+        """Open the copies; return the largest difference between their probabilities and PyTorch's in float32."""
         self._networks = [copy.open(dtype, backend, lambda: self._images) for copy in self._copies]
         self.precision = self._networks[0].precision
         return max(map(self._difference, range(len(self._copies)), self._copies, self._networks))
 
     def _difference(self, number: int, copy: ConvertedCopy, opened: OnnxEngine) -> float:
-        """Return the largest difference of a copy's probabilities from PyTorch's; measure it once and store it."""
+        """Return the largest difference between a copy's probabilities and PyTorch's; measure it once and store it."""
         if (known := copy.known_difference(opened)) is not None:
             return known
         exact = TorchEngine([self.models[number]], "cpu", "fp32", compile=False)

@@ -19,9 +19,10 @@ from cvrnet.metrics.operating_points import OperatingPoint, positives, select_op
 
 @dataclass(frozen=True)
 class Decide:
-    """Makes the decisions that the user asks for: positive classes, possible classes, abstention; by default, none.
+    """Makes the decisions that the user asks for: which classes are positive or possible, and whether to abstain.
 
-    Each decision adds entries to the result of a call, and columns to a table.
+    By default, it makes none. Each decision adds keys to the dictionary that a call returns, and columns to a table of
+    predictions.
 
     Raises:
         UserError: The model cannot make a requested decision, the value of ``coverage`` or ``abstain`` is not valid, or
@@ -30,12 +31,14 @@ class Decide:
 
     decisions: Decisions  #: the thresholds, prediction sets and limits of uncertainty of the model
     classes: Sequence[str]  #: names in the order of the probabilities
-    #: ``sensitivity``, ``specificity`` or ``youden``, or a rule with its target: ``sensitivity=0.9``. Adds
-    #: ``positive_CLASS`` for each class that has a threshold. Each class is decided separately.
+    #: The rule by which training chose the thresholds: ``sensitivity``, ``specificity`` or ``youden``; also with its
+    #: target, such as ``sensitivity=0.9``. Adds ``positive_CLASS`` for each class that has a threshold of this rule.
+    #: Each class is decided separately.
     operating_point: str = ""
-    #: A share such as 0.9. Adds ``set``, the classes to which the image may belong (`cvrnet.metrics.conformal`).
+    #: The share of patients whose prediction sets shall contain the true class, such as 0.9. Adds ``set``, the classes
+    #: to which the image may belong (`cvrnet.metrics.conformal`).
     coverage: float | None = None
-    by_class: bool = False  #: the coverage also holds within each class, not only for all images together
+    by_class: bool = False  #: whether the coverage also holds within each class, not only for all patients together
     #: A share such as 0.3. Adds ``abstain``: whether the image is as uncertain as the most uncertain 30 % of the
     #: validation images (`cvrnet.metrics.abstention`).
     abstain: float | None = None

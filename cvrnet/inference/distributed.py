@@ -17,7 +17,7 @@ from cvrnet.devices import select_device
 from cvrnet.errors import UserError
 from cvrnet.inference.predictor import Prediction, Predictor
 
-PORTION = 8  # batches that each process works on between two exchanges of predictions
+PORTION = 8  # number of batches that each process predicts between two exchanges of predictions
 
 
 class SharedPrediction:

@@ -1,4 +1,7 @@
-"""Compute and store, for each image, the pooled maps of frozen encoders and their left-right differences (sides)."""
+"""Compute and store the pooled feature maps of frozen encoders for each image, and the maps' sides.
+
+The sides of a map are the differences between its left and right half.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from cvrnet.inference.prefetch import map_ahead
 from cvrnet.network import CVRNet
 
 FEATURES_VERSION = 1  #: increase this if new code gives other vectors: all stored vectors are then computed again
-BATCH = 32  #: images in every forward pass; the last batch is filled up, so that vectors never depend on the batch
+BATCH = 32  #: number of images in every forward pass; the last batch is filled up, so vectors do not depend on its size
 MIRRORED = -1  #: the index of the view that is the mirror image
 
 Vectors = NDArray[np.float32]
@@ -37,7 +40,7 @@ Files = Mapping[int, Sequence[ArrayFiles]]  # view -> the files of each encoder
 
 
 class FrozenFeatures:
-    """The pooled maps of a network's encoders, for several views of each image.
+    """Computes and stores the pooled feature maps of a network's encoders, for several views of each image.
 
     View 0 is the image itself. The other views are augmented; they depend only on the augmentation's settings, the
     seed, the view's index and the pixels. For view 0, the sides of the maps (left-right differences, see
@@ -53,7 +56,7 @@ class FrozenFeatures:
             because it gives nearly the same vectors on every machine, and heads on frozen encoders are sensitive to
             rounding. Encoders compute as in prediction, with batch norm folded into the convolutions.
         views: Number of views, at least 1.
-        augmentation, seed: Settings of the augmented views, from view 1.
+        augmentation, seed: Settings of the augmented views, which are all views but view 0.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class FrozenFeatures:
         self._sides: Files = {0: files("sides", 2), MIRRORED: files("sides mirrored", 2)}
         self._spreads: Files = {0: files("spreads", 1)}
         self.width = sum(widths)  #: length of a view's vector: the channels of all maps together
-        self.vectors = np.empty((0, views, self.width), np.float32)  #: (images, views, width), of the loaded images
+        self.vectors = np.empty((0, views, self.width), np.float32)  #: of the loaded images, (images, views, width)
         self._rows: dict[Path, int] = {}
         self._network: HeadLogits | None = None
         self._model = model
@@ -93,8 +96,8 @@ class FrozenFeatures:
     def build(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
         """Compute the vectors that are missing, or whose image has changed.
 
-        ``progress`` is called after each batch with two counts, each summed over all images: the views that have been
-        computed so far, and all views that must be computed.
+        ``progress`` is called after each batch with the number of views computed so far and the number of all views
+        that must be computed. Two images with three views each are six views.
 
         Raises:
             ImageError: An image cannot be read.
@@ -133,7 +136,9 @@ class FrozenFeatures:
                 progress(done, len(todo))
 
     def load(self, records: Sequence[Record], progress: Callable[[int, int], object] | None = None) -> None:
-        """Build the vectors of images, and collect them in ``vectors``, a memory-mapped file without a name.
+        """Compute the missing vectors of images, and collect all vectors of these images in ``vectors``.
+
+        ``vectors`` is an array in a memory-mapped file without a name.
 
         Raises:
             ImageError, UserError: See `build`.
@@ -147,7 +152,7 @@ class FrozenFeatures:
                 self.vectors[i, view] = self._vector(self._files, view, record)[0]
 
     def rows(self, records: Sequence[Record]) -> list[int]:
-        """Return the indices of images in ``vectors``; `load` must have loaded the images."""
+        """Return the index of each image on the first axis of ``vectors``; `load` must have loaded the images."""
         return [self._rows[record.path] for record in records]
 
     def sides(self, records: Sequence[Record], view: int = 0) -> Vectors:
@@ -160,10 +165,10 @@ class FrozenFeatures:
         return np.array([self._vector(self._sides, view, record) for record in records])
 
     def spreads(self, records: Sequence[Record]) -> Vectors:
-        """Return the standard deviations of the maps of images (view 0) over height and width, (images, width).
+        """Return the standard deviation of each channel of the maps over height and width, (images, width).
 
-        Deviations that are missing are computed. The same forward pass also gives the vectors of view 0. They are
-        stored, so that `load` does not compute them again.
+        The maps are those of view 0, the images themselves. Deviations that are missing are computed. The same forward
+        pass also gives the vectors of view 0. They are stored, so that `load` does not compute them again.
         """
         self._complete(self._spreads, records)
         found = [self._vector(self._spreads, 0, record)[0] for record in records]
@@ -213,7 +218,7 @@ class FrozenFeatures:
         return [vectors.cpu().numpy() for vectors in of_encoders]
 
     def _frozen(self) -> HeadLogits:
-        """Return the network as prediction uses it; the network is made only if vectors are missing."""
+        """Return the network, prepared as for prediction; it is made only if vectors are missing."""
         if self._network is None:
             network = fuse_batch_norm(copy_network(self._model).eval()).to(self.device)
             self._network = HeadLogits(network.to(memory_format=torch.channels_last), self.precision)
@@ -247,14 +252,17 @@ class FrozenFeatures:
 
 
 def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
-    """Return the heads' inputs, as `CVRNet.pool_maps` returns them, from vectors (N, width) of all maps."""
+    """Return the inputs of a model's heads for N images, in the form in which `CVRNet.pool_maps` returns them.
+
+    ``vectors`` (N, width) has a vector for each image: all its pooled maps, concatenated.
+    """
     return model.pool_maps([pooled[:, :, None, None] for pooled in vectors.split(_channels(model), 1)])
 
 
 def stored_sides(model: CVRNet, vectors: Vectors) -> Tensor:
-    """Return the vectors of `cvrnet.heads.novelty.join_sides`, (N, 2 D).
+    """Return the vectors (N, 2 D) for detecting mirrored images, which `cvrnet.heads.novelty.join_sides` makes.
 
-    ``vectors`` is the result of `FrozenFeatures.sides`, (N, 2, width).
+    ``vectors`` (N, 2, width) is the result of `FrozenFeatures.sides`.
     """
     return join_sides(torch.from_numpy(vectors).split(_channels(model), 2), model.groups)
 

@@ -35,9 +35,9 @@ class HeadLogits(nn.Module):
         self.model: Any = model if dtype is None else cast_weights(model, dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (heads, N, classes) in float32 and distances (N, 1), for normalised images (N, C, H, W).
+        """Return each head's logits, and distances from the training images, for normalised images (N, C, H, W).
 
-        Without ``novelty``, the distances are (N, 0).
+        The logits are float32 (heads, N, classes). The distances are (N, 1), or (N, 0) without ``novelty``.
         """
         distances = x.new_zeros((len(x), 0))
         if averages_probabilities(self.model) and isinstance(self.model, CVRNet):
@@ -69,8 +69,8 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     Autocast would cast these weights again in every forward pass. A CVR-Net's heads and its `float32_parts` stay in
     float32. The encoders' own lists of float32 parts were chosen by measurement on 1,552 radiographs: with these lists,
-    no probability changed by more than 0.005; with only the heads in float32, some changed by up to 0.017
-    (docs/performance.md).
+    no probability differed by more than 0.005 from that in float32; with only the heads in float32, some probabilities
+    differed by up to 0.017 (docs/performance.md).
     """
     if not any(type(module) in (nn.Conv2d, nn.Linear) for part in _trunks(model) for module in part.modules()):
         return model
@@ -95,10 +95,10 @@ def _trunks(model: nn.Module) -> list[nn.Module]:
 
 
 class _InFloat32(nn.Module):
-    """Wraps a submodule, which then computes in float32 even under autocast; has all attributes of the submodule.
+    """Wraps a submodule, which then computes in float32 even under autocast.
 
-    Under autocast, the returned map is rounded to the reduced format, so that the next layers move half as much memory.
-    The maps of a whole encoder are not rounded.
+    The wrapper has all attributes of the submodule. Under autocast, the returned map is rounded to the reduced format,
+    so that the next layers move half as much memory. The maps of a whole encoder are not rounded.
     """
 
     def __init__(self, part: nn.Module) -> None:

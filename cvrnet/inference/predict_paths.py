@@ -1,4 +1,4 @@
-"""Find the images at PATH arguments and predict them, in one process or divided among several processes."""
+"""Find the images at some paths and predict them, in one process or divided among several processes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from cvrnet.text import printable
 
 
 class FoundImages(NamedTuple):
-    """The images at some PATH arguments."""
+    """The images that `find_images` found at some paths."""
 
     files: list[Path]
-    notes: list[str]  #: a line for each folder in which entries were skipped, and the lines that `read_records` says
+    #: A line for each folder in which files or folders were skipped, and the lines that `read_records` passes to `say`.
+    notes: list[str]
     problems: list[str]  #: a line for each folder that cannot be read, or has no image
     masked: list[Record]  #: the images for which a manifest or data set has a lung mask
 
@@ -70,7 +71,7 @@ def _search(folder: Path, found: FoundImages) -> None:
 
 
 class PathPredictions(NamedTuple):
-    """The predictions for some PATH arguments."""
+    """The predictions for the images at some paths."""
 
     columns: list[str]  #: names of the columns; only the main process has columns and rows
     images: int  #: number of images, or of bags for a model of bags
@@ -78,7 +79,7 @@ class PathPredictions(NamedTuple):
     #: value.
     rows: Iterator[dict[str, Any]]
     problems: Sequence[str] = ()  #: as in `FoundImages`
-    counted: Sequence[str] = ("image", "slice")  #: values of ``unit`` in rows that are not means of other rows
+    counted: Sequence[str] = ("image", "slice")  #: values of the column ``unit`` in rows that are not means of others
 
 
 def predict_paths(
@@ -216,7 +217,7 @@ def _shared_prediction(device: str) -> Any:
 
 def _checkpoints(model: str | Path, folds: Sequence[int]) -> tuple[list[Path], str]:
     """Return the checkpoint folders of a model, and whether it predicts an ``image``, a ``study`` or a ``patient``."""
-    if str(model).lower().endswith(".onnx"):  # has no folders, and needs no PyTorch
+    if str(model).lower().endswith(".onnx"):  # an ONNX file has no checkpoint folders, and needs no PyTorch
         return [], "image"
     from cvrnet.runs.checkpoint import find_checkpoints, stored_unit
 

@@ -24,15 +24,17 @@ class Prediction:
     """The prediction for one image."""
 
     path: Path  #: the image
-    #: The most probable class; for a model of findings, all findings with a probability of at least 0.5, or
-    #: ``No Finding``. "" if there is no prediction.
+    #: The most probable class; for a model of findings, all findings with a probability of at least 0.5, joined by
+    #: ``|``, or ``No Finding``. "" if there is no prediction.
     label: str
     probabilities: NDArray[np.float64]  #: probability of each class or finding, (C,)
     heads: NDArray[np.float64] | None = None  #: each head's own probabilities, (heads, C), if requested
     error: str = ""  #: why there is no prediction: the image could not be read, or the numbers overflowed; otherwise ""
-    #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN where it is not defined.
+    #: Entropy of the probabilities, in nats: how uncertain the ensemble is. NaN if there is no prediction, and for
+    #: means over the slices of a CT.
     predictive_entropy: float = math.nan
-    #: How much the members (every head of every fold) disagree, in nats; 0 for one fold without heads.
+    #: How much the members (every head of every fold) disagree, in nats; 0 for one fold without heads. NaN if
+    #: ``predictive_entropy`` is NaN.
     mutual_information: float = math.nan
     #: How much the image differs from the training images: the share of the validation images that are nearer to the
     #: training images than this image is. NaN if the model cannot detect unusual images.
@@ -70,7 +72,8 @@ class Prediction:
 def label_of(probabilities: NDArray[np.float64], classes: Sequence[str], task: str) -> str:
     """Return the most probable class.
 
-    For findings, return all that have a probability of at least 0.5, joined by ``|``, or ``No Finding``.
+    For a model of findings, return all findings that have a probability of at least 0.5, joined by ``|``, or
+    ``No Finding``.
     """
     if task == "multiclass":
         return classes[int(probabilities.argmax())]

@@ -95,14 +95,14 @@ class Predictor:
         #: Class names in the order of the probabilities, and the resizing and normalisation saved with the models.
         self.classes: list[str] = engine.classes
         self.preprocessing: Preprocessing = replace(engine.preprocessing, any_body_part=any_body_part)
-        self.unit: str = engine.unit  #: what is predicted: ``image``; ``study`` or ``patient`` for `StudyPredictor`
-        self.task: str = engine.task  #: ``multiclass``, or ``multilabel``: the classes are findings
+        self.unit: str = engine.unit  #: what a prediction is for: ``image``, ``study`` or ``patient``
+        self.task: str = engine.task  #: ``multiclass``, or ``multilabel`` if the classes are findings
         #: The thresholds, prediction sets and limits of uncertainty that training chose, if any.
         self.decisions = decisions
         self.quantiles: list[NDArray[np.float64]] = engine.quantiles  # quantiles of each fold's distances
 
     def use_masks(self, records: Iterable[Record]) -> None:
-        """Use the lung masks of these images instead of the segmenter's, if the model sees only the lungs."""
+        """Use these images' lung masks instead of the segmentation network's, if the model sees only the lungs."""
         if self.preprocessing.finder is not None:
             self.preprocessing.finder.use_masks(records)
 
@@ -182,10 +182,10 @@ class Predictor:
             One prediction for each file. If the file cannot be read, or its probabilities are NaN, ``error`` is set.
 
         Raises:
-            UserError: ``batch_size`` is below 1, ``heads`` are not available, or as in `member_probabilities`.
+            UserError: ``batch_size`` is below 1, the models give no ``heads``, or see `member_probabilities`.
         """
         if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}; expected a whole number from 1")
+            raise UserError(f"batch_size={batch_size}; expected a whole number of at least 1")
         if heads:
             _ = self.num_heads  # raises for a model without heads
         paths = [paths] if isinstance(paths, str | Path) else paths
@@ -216,9 +216,9 @@ class Predictor:
     def answer(
         self, images: Sequence[tuple[Path, NDArray[np.uint8]]], size: int = 0, *, heads: bool = False
     ) -> list[Prediction]:
-        """Classify images in memory: names, and pixels (H, W, C) of the height and width of the preprocessing.
+        """Classify images in memory, given as pairs of a name and pixels (H, W, C) in the size of the preprocessing.
 
-        An image whose probabilities are NaN has an ``error``. `size`: images in a full batch, for a compiled network.
+        If an image's probabilities are NaN, ``error`` is set. `size` is as in `member_probabilities`.
         """
         (members,) = compute_members(self.engine, [self._pixels([image for _, image in images])], size)
         return self.predictions([path for path, _ in images], *members, heads=heads)
@@ -296,5 +296,5 @@ class Predictor:
         by_class: bool = False,
         abstain: float | None = None,
     ) -> dict[str, Any]:
-        """Decide from an image's probabilities, (C,); arguments, result and errors as in `cvrnet.inference.decide`."""
+        """Make decisions from an image's probabilities, (C,), with the arguments, result and errors of `Decide`."""
         return Decide(self.decisions, self.classes, operating_point, coverage, by_class, abstain)(probabilities)

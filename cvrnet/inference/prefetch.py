@@ -21,7 +21,7 @@ from cvrnet.data import ImageError, Preprocessing
 from cvrnet.data.decode_apart import decoding_threads
 from cvrnet.errors import UserError
 
-Image = NDArray[np.uint8] | str  # (H, W, C) of the preprocessing's size; or the reason why the file cannot be read
+Image = NDArray[np.uint8] | str  # pixels (H, W, C) in the preprocessing's size, or the reason why a file cannot be read
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ def map_ahead(
 def read_ahead(
     paths: Iterable[str | Path], preprocessing: Preprocessing, ahead: int, window: str = "", processes: int = 0
 ) -> Iterator[tuple[Path, Image]]:
-    """Yield files and their resized images, in the order of the files.
+    """Yield each file with its resized image, or with the reason why it cannot be read, in the order of the files.
 
     At most `ahead` images wait, or two for each process if that is more. Pillow and NumPy release Python's global
     interpreter lock while they decode and resize, so threads of this process read up to eight images at once. If this

@@ -1,4 +1,4 @@
-"""Find the studies at PATH arguments, and predict each study as a whole."""
+"""Find the bags (studies or patients) at some paths, and predict each bag as a whole."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from cvrnet.text import printable
 
 
 class FoundStudies(NamedTuple):
-    """The bags (studies or patients) at some PATH arguments."""
+    """The bags (studies or patients) that `find_studies` found at some paths."""
 
     studies: list[Study]
-    problems: list[str]  #: a line for each file, folder, row or bag that cannot be used
+    problems: list[str]  #: a line for each file, folder, manifest row or bag that cannot be used
 
 
 def find_studies(
@@ -35,8 +35,12 @@ def find_studies(
     """Find the bags (studies or patients) at some paths.
 
     A path is a picture, a volume, a folder, a CSV manifest, an ``hfds:`` data set or a pattern. If a picture has no
-    ``study_id`` in a manifest and is not a slice of a volume, its folder is its study. A picture that is itself a PATH
-    argument is a bag of one. From each volume, at most ``slices`` slices are taken.
+    ``study_id`` in a manifest and is not a slice of a volume, its folder is its study. A picture that is itself one of
+    the paths is a study of one picture. From each volume, at most ``slices`` slices are taken.
+
+    Raises:
+        UserError: A data set cannot be read or mixes modalities, or the unit is ``patient`` and no picture names its
+            patient.
     """
     records: list[Record] = []
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""Run the networks of a model in PyTorch: every head's logits for a batch of images."""
+"""Run the networks of a model in PyTorch, to compute every head's logits for a batch of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class TorchEngine:
-    """Runs one network, or the networks of all folds, in PyTorch; an engine of `cvrnet.Predictor`.
+    """Runs one network, or the networks of all folds, in PyTorch, for `cvrnet.Predictor`.
 
     The arguments are those of `cvrnet.Predictor`.
 

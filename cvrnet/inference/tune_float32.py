@@ -28,8 +28,9 @@ class Tuned(NamedTuple):
     """The result of `tune_float32`."""
 
     parts: list[list[str]]  #: for each encoder, the names of the submodules that stay in float32
-    before: float  #: largest change of a probability with the parts in the encoders' attributes ``float32_parts``
-    after: float  #: largest change of a probability with ``parts``
+    #: Largest change of a probability if the parts that the encoders' attributes ``float32_parts`` name are in float32.
+    before: float
+    after: float  #: largest change of a probability if ``parts`` are in float32
 
 
 def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
@@ -55,7 +56,7 @@ def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
         return float((_probabilities(network, images, "bf16") - exact).abs().max())
 
     costs = _costs(network, images[:1])
-    # For an encoder without a list, the search begins with nothing in float32.
+    # In an encoder without such a list, the search begins with nothing in float32.
     parts = joined_names([getattr(encoder, KEY, None) or () for encoder in network.encoders])
     before = after = change(*parts)
     if after > MARGIN * BOUND:

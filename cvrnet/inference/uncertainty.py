@@ -26,8 +26,8 @@ def with_complements(probabilities: Array) -> Array:
 def mutual_information(members: Array) -> Array:
     """Return the members' disagreement: the entropy of their mean minus the mean of their entropies.
 
-    `members` is (members, ..., C), the result is (...). The result is 0 if all members agree. If each member is
-    certain, the result is the predictive entropy.
+    `members` has each member's probabilities, (members, ..., C); the result is (...). The result is 0 if all members
+    agree. If each member is certain, the result is the predictive entropy.
     """
     return np.maximum(entropy(members.mean(0)) - entropy(members).mean(0), 0.0)
 

@@ -16,19 +16,19 @@ from cvrnet.inference.prediction import Prediction, label_of
 
 
 class Answer(NamedTuple):
-    """The prediction for one image, or the mean prediction for a series or patient."""
+    """The prediction for one image or slice, or the mean prediction for a series or patient."""
 
     unit: str  #: ``image``, ``slice``, ``series`` or ``patient``
     patient: str  #: the patient's pseudonym; ``""`` where it is not known
     prediction: Prediction
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return a table row: :meth:`Prediction.row`, unit and patient_id."""
+        """Return a table row: the columns of :meth:`Prediction.row`, and ``unit`` and ``patient_id``."""
         return {**self.prediction.row(classes), "unit": self.unit, "patient_id": self.patient}
 
 
 def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str], task: str) -> Iterator[Answer]:
-    """Yield each prediction; after the slices of a patient, also the mean predictions.
+    """Yield the prediction for each image; after the slices of a patient, also yield the mean predictions.
 
     There is one mean for each series, if the patient has several series, and one mean over all slices of the patient.
 
@@ -50,7 +50,7 @@ def add_means(pairs: Iterable[tuple[Slice, Prediction]], classes: Sequence[str],
 
 
 def _mean(pairs: Sequence[tuple[Slice, Prediction]], classes: Sequence[str], task: str) -> Prediction:
-    """Return the mean over the readable slices; its path is the volume, or the common folder of several volumes."""
+    """Return the mean over the readable slices; its path is that of the volume, or the common folder of several."""
     path = Path(os.path.commonpath({str(slice_.volume) for slice_, _ in pairs}))
     read = [prediction for _, prediction in pairs if not prediction.error]
     if not read:

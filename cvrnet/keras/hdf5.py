@@ -24,12 +24,12 @@ SECONDS, BYTES_PER_SECOND = 60, 10_000_000  # time limit: SECONDS + file size / 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight in the file: its declared shape, and its bytes if the file holds as many as the shape needs."""
+    """A weight in an HDF5 file: its declared shape, and its bytes if the file holds as many as the shape needs."""
 
     path: str  #: path of the dataset in the file
     shape: tuple[int, ...]
-    declared: int  #: bytes that the shape needs
-    stored: int  #: bytes that the file holds
+    declared: int  #: number of bytes that the shape needs
+    stored: int  #: number of bytes that the file holds
     content: memoryview  #: the stored bytes; empty if ``stored`` is not ``declared``
 
     def values(self) -> np.ndarray:

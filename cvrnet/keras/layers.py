@@ -1,4 +1,7 @@
-"""Map the weights of the network in the authors' notebook to the parameters of our model ``cvrnet_keras``."""
+"""Map the weights of the Keras network of the CVR-Net papers' authors to the parameters of our ``cvrnet_keras``.
+
+The authors built this network in a notebook (docs/keras.md).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "movin
 CONV, DEPTHWISE, DENSE, VECTOR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0), (0,)
 
 HEADS = (3, 2, 1, 4, 5)
-"""For each head i of the notebook (layers ``dense_{3i-2}, dense_{3i-1}, MKH_i, dense_{3i}``): its number in the
-papers."""
+"""The papers number the heads in another order than the notebook. ``HEADS[i - 1]`` is the papers' number of the
+notebook's head i, which has the layers ``dense_{3i-2}, dense_{3i-1}, MKH_i, dense_{3i}``."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Count our network's parameters as Keras does, to compare them with a paper's table and the authors' notebook.
 
-The table is Table 2 of v1, the first CVR-Net paper (arXiv 2007.11993).
+The table is Table 2 of the first CVR-Net paper (arXiv 2007.11993).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def keras_parameter_counts(model: CVRNet) -> dict[str, int]:
     Keras also counts the moving mean and variance of each batch norm, and the biases of ResNet-50's 53 convolutions.
     (timm's ResNet has no such biases, because batch norm makes them redundant.)
 
-    In Table 2 of v1 (arXiv 2007.11993), P1 to P5 are the counts of the five heads. The table is for three classes and
-    mixes two networks: P1 and P3 are counted for RGB images; P2, P4, P5 and the total for images of one channel.
+    In Table 2 of the first paper (arXiv 2007.11993), P1 to P5 are the counts of the five heads. The table is for three
+    classes and mixes two networks: P1 and P3 are counted for RGB images; P2, P4, P5 and the total are counted for
+    images of one channel.
 
     ``model`` is ``cvrnet`` or ``cvrnet_keras``, with classifiers; it is not changed. The counts are keyed "P1" to "P5"
     and "total".

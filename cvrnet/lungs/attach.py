@@ -14,10 +14,10 @@ from cvrnet.runs.layout import SEGMENTER
 
 
 def with_finder(preprocessing: Preprocessing, folders: Sequence[Path]) -> Preprocessing:
-    """Return the preprocessing of a model, or of an ensemble, with the segmenter in its checkpoint folders.
+    """Return the preprocessing with a lung finder, which uses the segmenter in the checkpoint folders.
 
-    If the model takes whole pictures, the preprocessing is returned unchanged. If the model has no segmenter, only
-    pictures with a mask in the data set can be read.
+    The folders are those of a model or of an ensemble. If the model takes whole pictures, the preprocessing is returned
+    unchanged. If the model has no segmenter, only pictures with a mask in the data set can be read.
 
     Raises:
         UserError: A segmenter's file is damaged, or the models of an ensemble have different segmenters.

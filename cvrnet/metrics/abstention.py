@@ -41,7 +41,10 @@ chosen for one fold would not hold for the ensemble.
 
 @dataclass(frozen=True)
 class Abstention:
-    """The uncertainty score chosen on validation images, and its limits; `choose_abstention` makes both."""
+    """An uncertainty score and its limits: images whose uncertainty is above a limit are passed on to a human.
+
+    `choose_abstention` chooses the score on validation images, and computes the limits.
+    """
 
     score: str  #: a key of `SCORES`
     images: int  #: number of validation images
@@ -117,7 +120,7 @@ def risk_coverage(y_true: ArrayLike, probabilities: ArrayLike, score: str) -> di
 def average_abstention(members: Sequence[Abstention | None]) -> Abstention | None:
     """Return the abstention of an ensemble: the score that most members chose, and the mean of these members' limits.
 
-    None if a member has no abstention.
+    Return None if a member has no abstention.
     """
     known = [member for member in members if member is not None]
     if not known or len(known) < len(members):

@@ -90,10 +90,10 @@ def mean_interval(
 def share_interval(
     hits: ArrayLike, groups: Sequence[Hashable] | None = None
 ) -> tuple[float | None, list[float] | None]:
-    """Return the share of hits, and its 95 % interval by resampling patients (`bootstrap_intervals`).
+    """Return the share of images that are hits, and its 95 % interval by resampling patients (`bootstrap_intervals`).
 
-    If the share is 0 or 1, the interval comes from `exact_interval` instead. ``hits`` has shape (N,): 1, 0, or NaN for
-    images to leave out.
+    If the share is 0 or 1, the interval comes from `exact_interval` instead. ``hits`` has shape (N,): 1 for a hit, 0
+    for no hit, or NaN for an image to leave out.
     """
     table = np.asarray(hits, np.float64)
     share, bounds = mean_interval(table, groups)
@@ -164,10 +164,11 @@ def exact_interval(share: float, n: int) -> list[float]:
 def weighted_scores(
     labels: NDArray[np.int64], table: NDArray[np.float64], classes: Sequence[str], weights: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Return the scores under B sets of sample weights of shape (B, N): a nested dictionary of arrays of shape (B,).
+    """Return the weighted scores for B sets of sample weights, as a nested dictionary of arrays of shape (B,).
 
-    Undefined scores are NaN. If all weights are one, the scores equal those of `classification_scores`. For other
-    weights, they equal scikit-learn's scores with these weights as ``sample_weight``.
+    ``weights`` has shape (B, N). Undefined scores are NaN. If all weights are one, the scores equal those of
+    `classification_scores`. For other weights, they equal scikit-learn's scores with these weights as
+    ``sample_weight``.
     """
     predicted, confidence = table.argmax(1), table.max(1)
     scores = weighted_confusion(labels, table, classes, weights)
@@ -228,7 +229,10 @@ def resample(members: NDArray[np.intp], n_groups: int, n: int, seed: int) -> Ite
 
 
 def group_numbers(groups: Sequence[Hashable] | None, n_samples: int) -> NDArray[np.intp]:
-    """Return the index of each sample's group, (N,); groups are numbered from 0 in the order of their first samples."""
+    """Return the index of each sample's group, (N,); groups are numbered from 0 in the order of their first samples.
+
+    A sample whose group is None or "" is a group of its own. Without ``groups``, every sample is.
+    """
     if groups is None:
         return np.arange(n_samples)
     if len(groups) != n_samples:
@@ -272,7 +276,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def _with_leaves(tree: Any, leaves: Iterator[Any]) -> Any:
-    """Return a nested dictionary like ``tree``, with other values."""
+    """Return a nested dictionary like ``tree``, with the values of ``leaves`` instead."""
     if isinstance(tree, Mapping):
         return {key: _with_leaves(value, leaves) for key, value in tree.items()}
     return next(leaves)

@@ -20,17 +20,19 @@ COVERAGES = tuple(n / 100 for n in range(50, 100))  #: possible coverages; a che
 
 @dataclass(frozen=True)
 class PredictionSets:
-    """For each coverage in `COVERAGES`, the lowest probability that puts a class into the set; 0 puts every class in.
+    """The limits of prediction sets, one for each coverage in `COVERAGES`.
+
+    The limit is the lowest probability that puts a class into the set; the limit 0 puts every class in.
 
     This is split conformal prediction with the score 1 - probability of the true class (Sadinle, Lei & Wasserman 2019,
     JASA 114:223). If new patients are like the validation patients, a coverage of 0.9 means that the sets of at least
     90 % of the new patients contain the true class. ``by_class`` guarantees the coverage for the patients of each class
-    (Vovk 2012, ACML); its sets are larger.
+    (Vovk 2012, ACML); its sets are usually larger.
     """
 
     patients: int  #: number of patients whose validation images were used
-    least: list[float]  #: the lowest probability for each coverage
-    by_class: dict[str, list[float]]  #: ``least`` for each class with at least `MIN_PATIENTS` patients
+    least: list[float]  #: the limit for each coverage
+    by_class: dict[str, list[float]]  #: the same limits for each class with at least `MIN_PATIENTS` patients
 
     def limits(self, classes: Sequence[str], coverage: float, by_class: bool = False) -> list[float]:
         """Return the lowest probability that puts each class into a set; arguments as in `members`."""

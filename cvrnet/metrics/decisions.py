@@ -23,12 +23,13 @@ from cvrnet.metrics.recalibration import Recalibration
 
 @dataclass(frozen=True)
 class Decisions:
-    """Thresholds, prediction sets and abstention of a model or an ensemble; an empty list or None if not available.
+    """The thresholds, prediction sets, abstention and calibration of a model or an ensemble.
 
-    If the model has a calibration, the decisions apply to the calibrated probabilities.
+    A field that is not available is an empty list or None. If there is a calibration, the other decisions apply to the
+    calibrated probabilities.
     """
 
-    operating_points: list[OperatingPoint] = field(default_factory=list)
+    operating_points: list[OperatingPoint] = field(default_factory=list)  #: the thresholds of the classes or findings
     prediction_sets: PredictionSets | None = None
     abstention: Abstention | None = None
     calibration: Recalibration | None = None  #: from ``cvrnet calibrate``, for another hospital
@@ -39,7 +40,9 @@ class Decisions:
 
     @classmethod
     def from_dict(cls, values: Any, classes: Sequence[str]) -> Decisions:
-        """Make a `Decisions` from the values of `to_dict` in an untrusted file; None gives an empty one.
+        """Make a `Decisions` from the values of `to_dict` in an untrusted file.
+
+        If ``values`` is None, the result has no decisions.
 
         Raises:
             ValueError: The values are impossible, or do not fit the classes.

@@ -95,9 +95,10 @@ def finding_scores(
 def _weighted(
     truth: Table, probabilities: Table, names: Sequence[str], draws: Sequence[Table] | Iterator[Table]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the scores under sets of sample weights (b, N): a nested dictionary of arrays (b,), NaN where undefined.
+    """Yield the weighted scores for each array of sample weights (b, N) in ``draws``.
 
-    Findings that are present in all images, or in none, are left out.
+    The scores are a nested dictionary of arrays (b,), NaN where undefined. Findings that are present in all images, or
+    in none, are left out.
     """
     for weights in draws:
         scores = {}

@@ -20,7 +20,7 @@ FEW_IMAGES = 10  #: a threshold chosen on fewer images of the class has a warnin
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold of one class against all others, and its counts on the validation images used to choose it.
+    """The threshold of one class against all others, with counts of the validation images that were used to choose it.
 
     An image is positive if the probability of the class is at least the threshold.
     """
@@ -73,7 +73,7 @@ class OperatingPoint:
             point = cls(**values)
         except TypeError as error:
             raise ValueError(
-                f"{values!r:.200} is not an operating point; expected class_name, rule, target, threshold, 4 counts"
+                f"{values!r:.200} is not an operating point; expected class_name, rule, target, threshold, four counts"
             ) from error
         counts = (point.true_positives, point.positives, point.true_negatives, point.negatives)
         numbers = [point.threshold, *([] if point.target is None else [point.target])]
@@ -165,7 +165,7 @@ def class_operating_points(
     sensitivity: float | None,
     specificity: float | None,
 ) -> list[OperatingPoint]:
-    """Return the points of a class or finding (`choose_operating_points`); ``truth``: whether each image has it."""
+    """Return the points of a class or finding (see `choose_operating_points`); ``truth`` says which images have it."""
     if not truth.any() or truth.all():
         return []
     from sklearn.metrics import roc_curve  # here, because predictions need no scikit-learn

@@ -23,7 +23,7 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Recalibration:
-    r"""New probabilities :math:`\mathrm{softmax}(a \log p + b)` from the probabilities p of a model or an ensemble.
+    r"""Changes the probabilities p of a model or an ensemble to :math:`\mathrm{softmax}(a \log p + b)`.
 
     For a CVR-Net, p is the mean over its heads; for an ensemble, p is also the mean over the folds.
     """

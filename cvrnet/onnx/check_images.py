@@ -17,7 +17,7 @@ from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
 
-CHECKED = 16  # images on which an export is compared with PyTorch
+CHECKED = 16  # number of images on which an export is compared with PyTorch
 
 
 def readable_images(records: Iterable[Record], preprocessing: Preprocessing) -> Iterator[tuple[Record, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Copies of checkpoints as ONNX files, for prediction in OpenVINO or ONNX Runtime.
+"""Make and open copies of checkpoints as ONNX files, for prediction in OpenVINO or ONNX Runtime.
 
 The name of a copy is a hash of its checkpoint and of the versions of cvrnet and PyTorch.
 """
@@ -26,7 +26,7 @@ from cvrnet.strict_json import read_config_file
 
 
 class ConvertedCopy:
-    """The ONNX copy of a checkpoint; its file need not exist yet."""
+    """The ONNX copy of a checkpoint; the file of the copy need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -50,7 +50,7 @@ class ConvertedCopy:
         return load_onnx(self.file, "cpu", dtype, engine)
 
     def images(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """Return up to 16 images (N, C, H, W) to compare engines on.
+        """Return up to 16 images (N, C, H, W) on which other engines are compared with PyTorch.
 
         The images come from the training data. If the training data cannot be read, the images are phantoms
         (synthetic images).
@@ -63,7 +63,7 @@ class ConvertedCopy:
         return found if isinstance(found, float) else None
 
     def keep_difference(self, opened: OnnxEngine, difference: float) -> None:
-        """Store by how much the probabilities of an engine differ from PyTorch's."""
+        """Store the largest difference between the probabilities of an engine and PyTorch's."""
         write_json(self.file.with_suffix(".json"), {**self._notes(), _name(opened): difference})
 
     def _notes(self) -> dict[str, object]:

@@ -61,11 +61,13 @@ def export_onnx(
     Args:
         model: Run folder, fold folder, ``local-dir:FOLDER`` or ``hf-hub:user/repo[@revision]``.
         output: The file; its name ends in .onnx.
-        folds: Folds of the run to export; all by default.
+        folds: Numbers of the run's folds to export; all by default.
         img_size: Height and width in pixels; by default the size of the training.
-        check_images: Data set on whose images the probabilities are compared; by default ``calibration`` or, without
-            it, the data set of the run. If neither exists, the images are phantoms (synthetic images).
-        int8: Quantise: weights and activations of most convolutions and matrix products become 8-bit integers.
+        check_images: Data set; the probabilities are compared on some of its images. By default, this is
+            ``calibration`` or, without it, the data set of the run. If the data set of the run cannot be read, or the
+            model comes from the Hub, the images are phantoms (synthetic images).
+        int8: Quantise the network: weights and activations of most convolutions and matrix products become 8-bit
+            integers.
         calibration: Data set for int8. The images of some patients determine the ranges of the activations. On the
             images of the other patients, the quantised file is compared with the float32 file.
         calibration_images: Number of images that determine the ranges.
@@ -137,7 +139,9 @@ def _check_arguments(output: Path, int8: bool, calibration: DataPath | None, ove
     if int8 and calibration is None:
         raise UserError("--int8 needs images to calibrate on: --calibration DATA")
     if calibration is not None and not int8:
-        raise UserError("--calibration is only for --int8; for the images of the check, use --check-images")
+        raise UserError(
+            "--calibration is only for --int8; to choose the images on which the export is checked, use --check-images"
+        )
 
 
 def load_network(folders: Sequence[Path], img_size: int | None = None) -> PixelNetwork:
@@ -225,8 +229,8 @@ def _check(network: PixelNetwork, file: Path, pixels: NDArray[np.uint8]) -> floa
     )
     if not math.isfinite(worst):
         raise UserError(
-            "on the images of the check, probabilities of the trained or of the exported network are not finite; "
-            "nothing was written; `cvrnet predict` shows whether those of the trained network are finite"
+            "the trained and the exported network were compared on images, and a probability of at least one of them "
+            "is not finite; nothing was written; `cvrnet predict` shows whether the trained network is the cause"
         )
     if worst > TOLERANCE:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The network that is exported, its ONNX graph, and the metadata of the file."""
+"""Build the network that is exported, its ONNX graph, and the metadata of the file."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _plain_attention(network: nn.Module) -> Iterator[None]:
 
 
 def _strip(message: Message) -> None:
-    """Remove stack traces, source lines and scopes at every level, because they name files on this machine."""
+    """Remove stack traces, source lines and scopes from a graph at every level: they name files on this machine."""
     for field, value in message.ListFields():
         if field.name in ("doc_string", "metadata_props"):
             message.ClearField(field.name)
@@ -158,7 +158,7 @@ def _strip(message: Message) -> None:
 
 
 def describe(proto: onnx.ModelProto, network: PixelNetwork, provenance: dict[str, Any]) -> None:
-    """Write class names, preprocessing and provenance into the metadata of a network's graph."""
+    """Write class names, preprocessing, decisions and provenance into the metadata of a network's ONNX file."""
     origin: Any = network.models[0].pretrained_cfg
     cfg = {
         **{key: origin[key] for key in _KEPT if origin.get(key) is not None},

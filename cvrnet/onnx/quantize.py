@@ -25,7 +25,8 @@ from cvrnet.onnx.session import load_onnx
 from cvrnet.task import probabilities
 
 LEAST = 20  # smallest number of images on which two files are compared
-# Images in a calibration batch. With more images, ranges are wider: fewer values are cut off, but steps are coarser.
+# Number of images in a calibration batch. With more images, the ranges of activations are wider: fewer values are cut
+# off, but the steps between 8-bit values are coarser.
 TOGETHER = 3
 
 

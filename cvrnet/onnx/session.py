@@ -27,7 +27,7 @@ Session = Callable[[np.ndarray, list[str]], list[np.ndarray]]  # (pixels uint8 (
 
 
 class OnnxEngine:
-    """A network in an ONNX file, with its metadata; an engine of `cvrnet.Predictor`."""
+    """Runs the network in an ONNX file, for `cvrnet.Predictor`; the settings come from the file's metadata."""
 
     def __init__(self, path: str | Path, device: str, dtype: str, engine: str, images: float | None = None) -> None:
         about = read_metadata(path)
@@ -48,7 +48,7 @@ class OnnxEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; UserError if the file has none."""
+        """Number of heads; raises UserError if the file does not return the logits of heads."""
         if not self._heads:
             name = self.pretrained_cfg["architecture"]
             raise UserError(
@@ -95,7 +95,7 @@ class OnnxEngine:
 def load_onnx(
     path: str | Path, device: str = "auto", dtype: str = "auto", engine: str = "auto", images: float | None = None
 ) -> OnnxEngine:
-    """Load a file that ``cvrnet export`` wrote.
+    """Load an ONNX file that ``cvrnet export`` wrote.
 
     Args:
         path: The file.
@@ -107,7 +107,7 @@ def load_onnx(
         images: Number of images that will be predicted; None for many.
 
     Raises:
-        UserError: Another program wrote the file, or the device, number format or engine is not available.
+        UserError: ``cvrnet export`` did not write the file, or the device, number format or engine is not available.
     """
     return OnnxEngine(path, device, dtype, engine, images)
 

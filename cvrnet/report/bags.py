@@ -26,7 +26,11 @@ MOST = 8  # at most this many bags of all labels together are shown
 
 
 def bag_sections(results: Results, maps: bool, predictor: Predictor | None = None) -> list[Section]:
-    """Make the sections of a report about bags, for `cvrnet.report.write_report`."""
+    """Make the sections of a report about bags of pictures, for `cvrnet.report.write_report`.
+
+    With ``maps``, some pictures are shown with Grad-CAM maps. ``predictor`` makes the maps or, if it is None, the
+    models of the run make them.
+    """
     sections = [
         outcome_section(results),
         subgroups_section(results),
@@ -40,8 +44,8 @@ def bag_sections(results: Results, maps: bool, predictor: Predictor | None = Non
 def attention_section(results: Results, maps: bool, predictor: Predictor | None = None) -> Section:
     """Make the section "Which pictures counted" of a report: which pictures mattered for the prediction of a bag.
 
-    A picture's share is its part of the bag's attention. The section says how well the shares find marked lesions,
-    and shows some bags: the shares, the pictures with the largest shares and, with ``maps``, their Grad-CAM maps.
+    A picture's share is its part of the bag's attention. The section says how well the shares find marked lesions. For
+    some bags, it shows the shares, the pictures with the largest shares and, with ``maps``, their Grad-CAM maps.
     """
     found = read_attention(results.folders, results.shown)
     chosen = _examples(results, found)
@@ -74,7 +78,7 @@ def _examples(results: Results, found: Sequence[StudyAttention]) -> list[StudyAt
 
 
 def _models(results: Results, chosen: Sequence[StudyAttention], predictor: Predictor | None) -> dict[str, Predictor]:
-    """Return the model of each bag: ``predictor``, or the model of the fold that predicted the bag, loaded once."""
+    """Map the name of each bag to its model: ``predictor`` or, if it is None, the model that predicted the bag."""
     folds = dict(zip(results.predictions.names, results.predictions.folds, strict=True))
     folders = {b.study: results.folder / (fold_name(folds[b.study]) if folds[b.study] else "") for b in chosen}
     loaded = {
@@ -86,7 +90,7 @@ def _models(results: Results, chosen: Sequence[StudyAttention], predictor: Predi
 def _pictures(
     results: Results, bag: StudyAttention, model: Predictor | None
 ) -> list[tuple[str, str, Picture | str, Picture | None]]:
-    """Return, for each top picture of a bag: path, a line of text, the picture (or why it is missing), and its map."""
+    """Return the `TOP` pictures of a bag: path, a line of text, the picture (or why it is missing), and its map."""
     shown = []
     for i in bag.order[:TOP]:
         line = f"share {bag.shares[i]:.2f}" + (
@@ -104,7 +108,10 @@ def _pictures(
 
 
 def _map(predictor: Predictor, path: Path, results: Results, bag: StudyAttention) -> Picture | None:
-    """Return Grad-CAM of one picture, as if it were alone in its bag, for the class predicted for the whole bag."""
+    """Return Grad-CAM of one picture, as if it were alone in its bag, for the class predicted for the whole bag.
+
+    The result is None if no map can be made.
+    """
     table = results.predictions
     target = table.classes[int(table.guesses[table.names.index(bag.study)])]
     overlay = picture_overlay(predictor, predictor.preprocessing.read(path), target)

@@ -11,7 +11,7 @@ from cvrnet.report.report_tables import Row
 
 
 def before_after_section(rows: Sequence[Row], sentences: Sequence[str]) -> Section:
-    """Make the section for `cvrnet.report.write_report`, from the rows of the table and sentences about them."""
+    """Make the section for `cvrnet.report.write_report`: a table with these rows, and sentences about the rows."""
     cells = [
         [
             row["score"].replace("_", " "),

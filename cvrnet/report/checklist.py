@@ -16,11 +16,11 @@ from cvrnet.report.results import Results
 from cvrnet.text import markdown
 
 AUTHOR = "The author must state: "
-Item = tuple[str, str, str]  # topic, items of TRIPOD+AI ("CLAIM" for items that only CLAIM has), text
+Item = tuple[str, str, str]  # topic; numbers of the items in TRIPOD+AI, or "CLAIM" if only CLAIM has the item; text
 
 
 def checklist(results: Results) -> list[Item]:
-    """Return the items, in the order in which a paper treats them."""
+    """Return the items of the checklist, in the order in which a paper treats them."""
     return [(topic, numbers, text(results) if callable(text) else AUTHOR + text) for topic, numbers, text in _ITEMS]
 
 
@@ -170,7 +170,7 @@ def _limits(results: Results) -> str:
     severe = headline.severe_findings(results.audit)
     if not results.audit:
         return f"The data set was not audited. {AUTHOR}the limitations."
-    found = " ".join(severe) if severe else "The audit of the data set has no severe finding."
+    found = " ".join(severe) if severe else "The audit found no severe problem in the data set."
     return f"{found} {AUTHOR}the other limitations."
 
 

@@ -30,7 +30,8 @@ _CURVES = {
 def draw_predictions(folder: Path, predictions: AnyTable, suffix: str = "") -> None:
     """Draw the confusion matrix and ROC, precision-recall, calibration and decision curves, as PNG and CSV in figures/.
 
-    The files' names end in ``suffix``, such as ``_independent``. For findings, no figure is drawn.
+    The files' names end in ``suffix``, such as ``_independent``. If an image may have several findings, no figure is
+    drawn.
     """
     p = predictions
     if not isinstance(p, PredictionTable):
@@ -64,7 +65,10 @@ def draw_learning_curves(folder: Path, histories: Mapping[str, Sequence[Mapping[
 
 
 def draw_risk_coverage(folder: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw the risk-coverage curve of each set of images."""
+    """Draw the risk-coverage curve of each set of images.
+
+    ``curves`` maps the name of each set to the result of `cvrnet.metrics.abstention.risk_coverage`.
+    """
     rows = (
         {"set": name, "coverage": coverage, "risk": risk}
         for name, curve in curves.items()
@@ -87,7 +91,10 @@ def _matrix_rows(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[dict[st
 
 
 def _curve_rows(curves: Mapping[str, Any], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each point of every curve: the classes' curves, then the macro average or the predicted class."""
+    """Yield a row for each point of every curve.
+
+    The curves of the classes come first, then the curve of the macro average or of the predicted class.
+    """
     overall = next(key for key in curves if key != "per_class")
     parts = [("class", name, curve) for name, curve in curves["per_class"].items()]
     for kind, name, curve in [*parts, (overall, "", curves[overall])]:

@@ -20,7 +20,7 @@ from cvrnet.report.report_tables import Row, mistake_rows
 from cvrnet.report.results import Results, read_results
 from cvrnet.runs.layout import fold_name
 
-RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # at most 2 correct predictions of each class and 12 in all; 6 mistakes
+RIGHT, MOST_RIGHT, WRONG = 2, 12, 6  # at most 2 correct predictions of each class, 12 of all classes; 6 mistakes
 
 
 def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
@@ -43,7 +43,7 @@ def maps_section(folder: Path, predictor: Predictor | None = None) -> Section:
 def _probable_rows(results: Results) -> list[Row]:
     """Return a row for each finding: of the images with the finding, the image for which the finding is most probable.
 
-    The most frequent findings come first. No image is returned twice.
+    The most frequent findings come first. No image is returned twice, and there are at most `MOST_RIGHT` rows.
     """
     table, rows = results.predictions, list[Row]()
     for k in np.argsort(-(table.labels == 1).sum(0), kind="stable"):
@@ -61,7 +61,9 @@ def show_maps(
 ) -> Section:
     """Make the section that shows the images in ``chosen`` with their maps.
 
-    ``chosen`` maps each heading to its images: rows with path, fold, label, prediction, probability and source.
+    ``folder`` is the folder of a run or an evaluation, and ``run`` is its run.json. ``chosen`` maps each heading to its
+    images: rows with path, fold, label, prediction, probability and source. ``predictor`` makes the maps or, if it is
+    None, the model of the run makes them (in a cross-validation, the model of the image's fold).
     """
     rows = [row for part in chosen.values() for row in part]
     problem, panels = "", {}
@@ -78,7 +80,7 @@ def show_maps(
 
 
 def right_rows(results: Results) -> list[Row]:
-    """Return the most confident correct predictions: at most `RIGHT` of each class, and `MOST_RIGHT` in all."""
+    """Return the most confident correct predictions: at most `RIGHT` of each class, and `MOST_RIGHT` of all classes."""
     p = results.predictions
     rows = [p.row(i) for i in (p.guesses == p.labels).nonzero()[0].tolist()]
     rows.sort(key=lambda row: (-row["probability"], row["path"]))
@@ -94,7 +96,7 @@ def right_rows(results: Results) -> list[Row]:
 def _panels(
     run_folder: Path, run: Mapping[str, Any], rows: Sequence[Row], predictor: Predictor | None
 ) -> dict[str, tuple[Picture | None, Picture | str]]:
-    """Map the path of each image to the image and its overlay, or to None and the reason for no overlay."""
+    """Map the path of each image to the image and its overlay, or to None and why there is no overlay."""
     by_fold: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_fold[row["fold"]].append(row)

@@ -33,7 +33,10 @@ def finding_tables(results: Results) -> dict[str, Sequence[Row]]:
 
 
 def finding_rows(name: str, scores: Mapping[str, Any]) -> Iterator[Row]:
-    """Yield a row for each finding and for the mean: first on all images of a set, then on each source's images."""
+    """Yield a row for each finding and a row for their mean, on all images of a set and then on each source's images.
+
+    ``name`` is the name of the set, and ``scores`` are the scores on it.
+    """
     for source, part in {"": scores, **scores.get("per_source", {})}.items():
         whole, spread = part["per_finding"], part["intervals"]
         for finding in part["findings"]:

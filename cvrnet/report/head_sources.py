@@ -17,7 +17,7 @@ ALL = {"val": "Validation images", "test": "Test images", INDEPENDENT: "Held-bac
 
 
 def head_source_rows(results: Results) -> list[dict[str, Any]]:
-    """Return rows with each head's balanced accuracy on each set of images and each source that `_places` yields.
+    """Return rows with each head's balanced accuracy on each group of images (a set or a source) from `_places`.
 
     The list is empty if the data set names no source for any image.
     """
@@ -60,11 +60,11 @@ def head_source_table(results: Results) -> Table:
 
 
 def _places(results: Results) -> Iterator[tuple[str, str, Entry]]:
-    """Yield the sets and sources on which heads are compared: name of the set, title, entry of `head_scores`.
+    """Yield the groups of images on which heads are compared: name of the set, title, entry of `head_scores`.
 
-    The three kinds are: all images of a set; each source that the model was trained on, if the source has two or more
-    classes and is not the only source of the set; and each source that the model was not trained on. The first kind is
-    left out for a set if the model was trained on none of the set's sources.
+    A group of images is of one of three kinds: all images of a set; a source that the model was trained on, if the
+    source has two or more classes and is not the only source of the set; or a source that the model was not trained on.
+    If the model was trained on none of a set's sources, the group of all images of this set is left out.
     """
     if not results.sources:
         return

@@ -112,7 +112,7 @@ def _rows(part: str, decided: Decided, k: int, point: OperatingPoint) -> Iterato
 
 
 def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
-    """Return, as a text such as ``4 of 5``, in how many folds the interval contains the target or lies above it."""
+    """Return a text such as ``4 of 5``: in how many folds the rate's interval contains the target or lies above it."""
     folds = [fold for fold in dict.fromkeys(decided.table.folds) if fold]
     if point.target is None or not folds:
         return ""
@@ -153,7 +153,10 @@ def _main_table(rows: Sequence[Row], results: Results) -> Table:
 
 
 def _source_table(rows: Sequence[Row], noun: str) -> Table:
-    """Return a table of the rule ``sensitivity`` on each source; no rows if there is only one source."""
+    """Return a table of the rates on each source, at the thresholds for a target sensitivity.
+
+    The table has no rows if there is only one source.
+    """
     keys = ("class", "source", "set", "images", "other_images")
     cells = [
         [*(SETS[row[key]] if key == "set" else row[key] for key in keys), *(cell(row, name) for name in RATES)]
@@ -173,7 +176,7 @@ def _source_table(rows: Sequence[Row], noun: str) -> Table:
 
 
 def _prevalence_table(rows: Sequence[Row], prevalences: Sequence[float], noun: str) -> Table:
-    """Return a table of PPV and NPV of each operating point at some prevalences, on the first set."""
+    """Return a table of PPV and NPV of each operating point at some prevalences, from its rates on the first set."""
     cells = []
     for row in rows:
         if not row["source"] and row["set"] == rows[0]["set"]:
@@ -185,7 +188,7 @@ def _prevalence_table(rows: Sequence[Row], prevalences: Sequence[float], noun: s
 
 
 def _predictive_values(row: Row, prevalences: Sequence[float]) -> Row:
-    """Return PPV and NPV by Bayes' rule, for each prevalence."""
+    """Return PPV and NPV for each prevalence, from the sensitivity and specificity of a row, by Bayes' rule."""
     found: Row = {}
     sensitivity, specificity = row["sensitivity"], row["specificity"]
     for p in prevalences:

@@ -98,7 +98,7 @@ def calibration_row(table: PredictionTable, part: str = "") -> Row:
 
 
 def _views(results: Results, part: str, table: PredictionTable) -> str:
-    """Return a sentence without its first word "On": how often the last radiograph is AP; "" if it is not known."""
+    """Return a sentence, without its first word "On", about how often the last radiograph is AP; "" if not known."""
     views = read_baselines(results.folders, part, table.names).get(VIEW)
     if views is None:
         return ""

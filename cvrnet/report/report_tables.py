@@ -97,9 +97,9 @@ def cell(row: Row, key: str) -> str:
 
 
 def _paper_table(results: Results) -> ReportTable:
-    """Make a table like Table 3 of the first CVR-Net paper (v1, arXiv 2007.11993), with a row for each fold or set.
+    """Make a table like Table 3 of the first CVR-Net paper, with a row for each fold or set.
 
-    Further rows are the mean over the folds, the independent source, and the drop of the scores on this source.
+    Further rows have the mean over the folds, the scores on the independent source, and how much lower they are.
     """
     source, tree = results.held_back, results.results
     if results.kind == "crossval":

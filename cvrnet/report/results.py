@@ -93,7 +93,10 @@ class Results:
 
     @cached_property
     def decisions(self) -> list[Decisions]:
-        """The decisions (thresholds, prediction sets, abstention) of the model that wrote each folder's predictions."""
+        """The decisions (thresholds, prediction sets, abstention) of each fold's model.
+
+        Without folds, the list has only the decisions of the model or ensemble.
+        """
         if self.kind == "evaluate":
             return [Decisions.from_dict(self.run.get(KEY), self.predictions.classes)]
         return [load_decisions([folder]) for folder in self.folders]

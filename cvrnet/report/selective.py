@@ -60,9 +60,10 @@ def selective_section(results: Results) -> Section | None:
 
 
 def _set_rows(results: Results, part: str) -> Iterator[Row]:
-    """Yield coverage and mean size of the prediction sets of the images in ``part``, for each target coverage.
+    """Yield coverage and mean size of prediction sets, for each target coverage.
 
-    There is a row for all images and, at the target coverage `SHOWN`, a row for each class and each source.
+    The prediction sets are those of the images in ``part``, a set such as ``test``. There is a row for all images and,
+    at the target coverage `SHOWN`, a row for each class and each source.
     """
     table = results.judged[part]
     sources = np.array(table.sources)

@@ -45,9 +45,9 @@ def write_source_probe(folder: Path, predictor: Predictor | None = None) -> str:
     """Measure how well the inputs of a model's heads predict the source, and write tables/source_probe.csv.
 
     ``folder`` is a run or an evaluation, whose report shows the table. The model is that of ``predictor`` or, without a
-    ``predictor``, that of the run (in a cross-validation, of fold 1). Nothing is written for findings, for a model that
-    does not average the probabilities of several heads, or if no label has two sources with at least `MIN_PATIENTS`
-    patients each.
+    ``predictor``, that of the run (in a cross-validation, of fold 1). Nothing is written if an image may have several
+    findings, if the model does not average the probabilities of several heads, or if no label has two sources with at
+    least `MIN_PATIENTS` patients each.
 
     Returns:
         A sentence that says why the model cannot be probed, for example because the file of its weights is damaged; ""
@@ -140,7 +140,10 @@ def _head_inputs(predictor: Predictor, paths: Sequence[Path]) -> dict[Path, list
 def _aucs(
     x: NDArray[np.float32], y: NDArray[np.int64], sources: Sequence[str], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the AUC (B,) of cross-validated predictions from ``x`` (N, D), for each row of image weights (B, N)."""
+    """Predict the source ``y`` (N,) from ``x`` (N, D) in cross-validation, and return the AUC of the predictions, (B,).
+
+    ``weights`` (B, N) has B rows of weights of the images; there is an AUC for each row.
+    """
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     p = cross_val_predict(probe, x, y, cv=folds, method="predict_proba")

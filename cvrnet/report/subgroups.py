@@ -1,4 +1,4 @@
-"""Make the report's section of subgroups: scores of groups by columns of the manifest, such as sex, view or age."""
+"""Make the report's section of subgroups: the scores for each value of the manifest's columns, such as sex or age."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _metadata(results: Results) -> dict[str, dict[str, str]]:
 
 
 def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """Return the groups of each column that makes groups: column -> image -> group.
+    """Return the groups of each column that makes groups: name of the column -> name of an image -> its group.
 
     A column with 2 to `MOST_VALUES` values makes a group for each value. A column with more values makes groups only if
     all values are numbers: it is cut at its quartiles or, if its name contains the word age, at `AGES`. Columns that
@@ -88,7 +88,7 @@ def group_columns(metadata: Mapping[str, Mapping[str, str]]) -> dict[str, dict[s
 
 
 def _groups(column: str, values: Mapping[str, str]) -> dict[str, str]:
-    """Return image -> group; an empty dictionary if the column makes no groups."""
+    """Map the name of each image to its group; return an empty dictionary if the column makes no groups."""
     known = {value for value in values.values() if value}
     if len(known) <= MOST_VALUES:
         return {image: value or UNKNOWN for image, value in values.items()} if known else {}

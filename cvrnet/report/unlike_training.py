@@ -37,7 +37,10 @@ def unlike_training_section(results: Results) -> Section | None:
 
 
 def _rows(name: str, table: AnyTable) -> Iterator[Row]:
-    """Yield a row for all images of a set, then for each source; images without a value are left out."""
+    """Yield a row for all images of a set, then a row for each source.
+
+    Images without a value in the column ``unlike_training`` of predictions.csv do not count.
+    """
     if table.unlike is None:
         return
     known, sources = ~np.isnan(table.unlike), np.array(table.sources)

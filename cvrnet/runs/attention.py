@@ -37,7 +37,7 @@ class StudyAttention:
 
 
 def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[StudyAttention]:
-    """Return the attention of some bags; ``shares`` has an array (heads, pictures) for each bag."""
+    """Return the attention of bags of the set ``split``; ``shares`` has an array (heads, pictures) for each bag."""
     return [
         StudyAttention(
             study.name,
@@ -52,10 +52,10 @@ def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[S
 
 
 def write_attention(folder: Path, found: Sequence[StudyAttention]) -> dict[str, Any]:
-    """Write attention.csv, with a row for each picture of each bag, and return an entry for metrics.json.
+    """Write attention.csv, with a row for each picture of each bag, and return the scores to add to metrics.json.
 
-    The entry ``attention`` has the scores of `score_attention`. If ``found`` is empty, nothing is written, and the
-    returned dictionary is empty.
+    The result is ``{"attention": scores}``, with the scores of `score_attention`. If ``found`` is empty, nothing is
+    written, and the result is an empty dictionary.
     """
     if not found:
         return {}
@@ -93,5 +93,5 @@ def score_attention(found: Sequence[StudyAttention]) -> dict[str, float | int]:
 
 
 def top_pictures(folders: Sequence[Path], split: str) -> dict[str, str]:
-    """Return, for each bag, the path of the picture with the largest share."""
+    """Return, for each bag, the path of the picture with the largest share of the attention: bag's name -> path."""
     return {bag.study: bag.paths[bag.order[0]] for bag in read_attention(folders, split)}

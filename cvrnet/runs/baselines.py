@@ -26,9 +26,9 @@ Answer = Callable[[Sequence[Study]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Baselines:
-    """The baseline scores of N images or bags; None for a score that cannot be calculated."""
+    """The baseline scores of N images or bags; a score that cannot be calculated is None."""
 
-    names: list[str]
+    names: list[str]  #: the names of the images or bags
     scores: Mapping[str, list[float] | None]  #: each of `SCORES` -> its N values
 
     @classmethod
@@ -90,7 +90,7 @@ def _alone(bag: Study, which: Callable[..., Record]) -> Study:
 
 
 def _views(films: Sequence[Sequence[Record]]) -> list[float] | None:
-    """Return the largest `view_score` of each group of films; None if no view is named."""
+    """Return the largest `view_score` of each group of films; None if this is 0.5 (not AP or PA) for every group."""
     found = [max(view_score(film.view) for film in group) for group in films]
     return None if {*found} <= {0.5} else found
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cvrnet.encoders.network_size import limited_size
 
-_PORTION = 64 * 2**20  # bytes that are copied before the file is closed
+_PORTION = 64 * 2**20  # bytes that are copied before the file is closed and opened again
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 

@@ -61,9 +61,9 @@ class RunFolder:
         return self.folder != self.path
 
     def start(self) -> None:
-        """Remove an earlier job's unfinished run from the hidden folder, unless this job continues it.
+        """Remove an earlier job's unfinished run from the hidden folder beside ``path``, unless this job continues it.
 
-        Call this method after all checks.
+        Call this method only when all checks of the job have passed.
         """
         if not self.continues and (new := new_folder(self.path)).exists():
             check_replaceable(new, _is_of_a_run)

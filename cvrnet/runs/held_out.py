@@ -17,7 +17,7 @@ _HELD_OUT = ("test", INDEPENDENT)  # names of the set that no model is trained o
 class HeldOut:
     """The models of a run, and for each image the models that were not trained on its patient."""
 
-    models: list[str]  #: a MODEL argument for each model of the run; without a split.csv, MODEL itself
+    models: list[str]  #: the folder of each model of the run; without a split.csv, only the MODEL that `held_out` got
     models_for_image: dict[str, tuple[int, ...]]  #: image name -> indices of the models not trained on its patient
     known: bool  #: whether a split.csv names the images that the models were trained on
 
@@ -49,7 +49,7 @@ def held_out(model: str | Path, records: Sequence[Record]) -> HeldOut:
 
 
 def trained_on(model: str | Path) -> SplitTable | None:
-    """Return the images that MODEL was trained or validated on; None if it has no split.csv."""
+    """Return a table of the images that MODEL was trained or validated on; None if it has no split.csv."""
     run, fold = _run_of(model)
     if not (run / SPLIT).is_file():
         return None

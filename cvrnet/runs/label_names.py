@@ -23,7 +23,7 @@ def check_names(names: Any, count: int | None) -> None:
         raise ValueError("several classes have the same name")
     fits = max(numbered) < (count or 0) if isinstance(names, dict) else len(texts) == count
     if count is not None and not fits:
-        given = f"{len(texts)} names, with class numbers up to {max(numbered)} (from 0),"
+        given = f"{len(texts)} names, with class numbers up to {max(numbered)} (counted from 0),"
         raise ValueError(f"{given} do not fit a model with {count} classes")
 
 

@@ -145,7 +145,7 @@ class AnyTable(ABC):
         return self.rows([row for row, name in enumerate(self.sources) if name == source])
 
     def rows(self: Table, rows: Sequence[int]) -> Table:
-        """Return a table of some of the images, by their indices."""
+        """Return a table with only the images whose indices are ``rows``, in this order."""
         rows = list(rows)
         texts: dict[str, Any] = {
             key: [getattr(self, key)[row] for row in rows] for key in ("names", "sources", "patients", "folds")

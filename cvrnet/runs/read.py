@@ -52,7 +52,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run.json of a run; for a run from the Hub, without the data set's untrusted paths and column names."""
+    """Return the run.json of a run.
+
+    If the run is from the Hub, the paths and column names of its data set are left out, because they are untrusted.
+    """
     run = read_json(folder / RUN)
     if (folder / ORIGIN).exists():
         for key in ("data", IMAGES_ROOT, COLUMN_NAMES):

@@ -1,6 +1,6 @@
 """Fine-tune models by the papers' protocol. This needs the package's extra ``train``.
 
-The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
 """
 
 from cvrnet.moved import moved_names

@@ -26,9 +26,9 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
 
     The indices 0 to n - 1 are shuffled and cut into batches of nearly equal size. Each batch is cut into parts of
     nearly equal size; their number, ``parts``, is the number of processes times the number of accumulation steps. Each
-    part has at least ``least`` images: 1, because every process must take part in every step, or more if the network
-    needs more. Normally, a batch has at most ``batch_size`` images. If its parts would then be too small, there are
-    fewer and larger batches. The order depends only on ``n``, ``seed`` and ``epoch`` (counted from 1).
+    part has at least ``least`` images. (``least`` is at least 1, because every process must take part in every step;
+    some networks need more.) Normally, a batch has at most ``batch_size`` images. If its parts would then be too small,
+    there are fewer and larger batches. The order depends only on ``n``, ``seed`` and ``epoch`` (counted from 1).
 
     >>> [[len(part) for part in batch] for batch in epoch_batches(9, 4, 2, seed=0, epoch=1)]
     [[2, 1], [2, 1], [2, 1]]
@@ -46,18 +46,21 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
 
 
 def check_parts(name: str, images: int, parts: int, least: int) -> None:
-    """Raise UserError if ``images`` is less than ``parts * least``; the message calls this number ``name``."""
+    """Raise UserError if ``images`` is less than ``parts * least``; ``name`` says in the message what ``images`` is."""
     if images < parts * least:
         needs = " of at least 2 images, as the network's batch norm needs" if least > 1 else ""
         raise UserError(
-            f"{name}={images} cannot be divided into {parts} parts (processes times grad_accum){needs}; "
+            f"{name}={images} cannot be divided into {parts} parts (number of processes times grad_accum){needs}; "
             f"expected at least {parts * least}"
         )
 
 
 @dataclass
 class Schedule:
-    """The batches of an epoch. Iterating yields this process's parts; each part is a list of keys (epoch, image index).
+    """The batches of an epoch, as one of the processes loads them.
+
+    Each batch is divided among the processes. Iterating yields, for each batch, the parts of this process: one part for
+    each accumulation step. A part is a list of keys (epoch, image index).
 
     Raises:
         UserError: See `check_parts`.
@@ -66,15 +69,15 @@ class Schedule:
     n: int  #: number of training images
     config: TrainConfig
     count: int = 1  #: number of processes
-    index: int = 0  #: this process's number, from 0
-    least: int = 1  #: the least number of images in a part
-    epoch: int = 1  #: the number of the epoch, from 1
+    index: int = 0  #: this process's number, counted from 0
+    least: int = 1  #: the least number of images in a part of a batch
+    epoch: int = 1  #: the number of the epoch, counted from 1
 
     def __post_init__(self) -> None:
         self.batches()  # raises UserError before training starts
 
     def batches(self) -> list[list[list[int]]]:
-        """Return the batches of all processes (see `epoch_batches`)."""
+        """Return the batches, each with the parts of all processes (see `epoch_batches`)."""
         parts = self.count * self.config.grad_accum
         return epoch_batches(self.n, self.config.batch_size, parts, self.config.seed, self.epoch, self.least)
 
@@ -100,7 +103,7 @@ def image_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        collate_fn=getattr(images, "collate", None),  # data sets of bags have one: bags differ in size
+        collate_fn=getattr(images, "collate", None),  # data sets of bags define one, because bags differ in size
     )
     try:
         yield loader

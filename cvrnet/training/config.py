@@ -35,9 +35,9 @@ def _are_targets(value: Any) -> bool:
     return all(0 < target <= 1 for target in targets)
 
 
-# In each rule: names of settings, a check of their values, and the expected values as the message names them.
+# Each rule has names of settings, a function that checks a value, and the expected values as the message names them.
 _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
-    (("views", "grad_accum", "epochs", "patience", "lr_patience"), _whole(1), "a whole number from 1"),
+    (("views", "grad_accum", "epochs", "patience", "lr_patience"), _whole(1), "a whole number of at least 1"),
     (("img_size",), _whole(1, MAX_SIDE), f"a whole number from 1 to {MAX_SIDE}"),
     (("batch_size",), _whole(1, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH}"),
     (("num_workers",), _whole(0, MAX_WORKERS), f"a whole number from 0 to {MAX_WORKERS}"),
@@ -79,23 +79,26 @@ _RULES: list[tuple[Sequence[str], Callable[[Any], bool], str]] = [
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every setting of training; the defaults are the papers' protocol (v1 section 2.3, v2 section 5.2)."""
+    """Every setting of training.
+
+    The defaults are the protocol of the two CVR-Net papers (first paper, section 2.3; second paper, section 5.2).
+    """
 
     #: Name of any timm classifier; or ``local-dir:RUN`` or ``hf-hub:user/repo`` to start from a trained model.
     model: str = "cvrnet"
     #: Encoders of a CVR-Net: timm names, ``hf-hub:user/repo`` or ``local-dir:FOLDER``; empty: the model's own pair.
     encoders: tuple[str, ...] = ()
-    encoder_weights: tuple[str, ...] = ()  #: files of encoders' weights: ``NAME=FILE``, or ``FILE`` for one encoder
+    encoder_weights: tuple[str, ...] = ()  #: pretrained weights: each ``NAME=FILE``, or ``FILE`` for a single encoder
     #: Further arguments of timm's create_model, such as ``{"scales": "deepest"}``.
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     pretrained: bool = True  #: start from ImageNet weights (both papers do)
     img_size: int = 224  #: images are resized to this height and width, in pixels
-    in_chans: int = 3  #: 3, or 1 for grey images
-    #: Filter with which images are resized (the aspect ratio is not kept). ``auto``: the filter of a registered
-    #: CVR-Net or of a trained model; for other models ``nearest``, the papers' filter.
+    in_chans: int = 3  #: the network's number of input channels, 3 or (for grey images) 1
+    #: Filter with which images are resized (the aspect ratio is not kept). ``auto``: a registered CVR-Net and a trained
+    #: model keep their own filter; other models get ``nearest``, the papers' filter.
     interpolation: str = "auto"
     grey_version: int = LATEST  #: how pictures of more than 8 bits become 8 bits (see `cvrnet.data.grey.VERSIONS`)
-    any_body_part: bool = False  #: read DICOM files of any part of the body
+    any_body_part: bool = False  #: read DICOM files of any part of the body, not only of the chest
     #: ``mask``: images are multiplied by their lung masks; ``crop``: images are cropped to the box around the lungs;
     #: ``""``: whole images.
     lungs: str = ""
@@ -106,7 +109,7 @@ class TrainConfig:
     epochs: int = 200  #: largest number of epochs
     optimizer: str = "adam"  #: timm's name of the optimiser
     lr: float = 1e-4  #: initial learning rate
-    weight_decay: float = 0.0  #: of the weights, not of biases and normalisation layers (the papers: none)
+    weight_decay: float = 0.0  #: decay of the weights, but not of biases and normalisation layers (the papers: none)
     #: Decay per step of the moving average of the weights (EMA), which is validated and saved; 0: no average.
     ema_decay: float = 0.0
     label_smoothing: float = 0.0  #: share of each label's weight that is spread evenly over all classes
@@ -115,8 +118,9 @@ class TrainConfig:
     #: trains from the start.
     freeze: int | str = 0
     views: int = 1  #: number of views of each training image (itself and augmented copies); needs ``freeze="all"``
-    #: Weight the loss of class j by N_max / N_j, where N_j is its number of training images. (The papers print N_j / N.
-    #: That is an erratum: it would favour the majority class, which contradicts their text.)
+    #: Weight the loss of class j by N_max / N_j, where N_j is its number of training images. (The papers print N_j / N,
+    #: where N is the sum of all N_j. That is an erratum: it would favour the majority class, which contradicts their
+    #: text.)
     class_weights: bool = True
     #: Names of findings (an image may have several), or ``auto`` for all findings of the data set; empty: each image
     #: belongs to one class.
@@ -152,7 +156,7 @@ class TrainConfig:
     hflip_p: float = 0.5  #: probability of a horizontal flip
     vflip_p: float = 0.5  #: probability of a vertical flip
     drop_rate: float = 0.0  #: dropout before the classifiers (the papers: none)
-    val_fraction: float = 0.2  #: approximate share of validation images (whole patients), if no ``split`` is ``val``
+    val_fraction: float = 0.2  #: approximate share of validation images (whole patients), if no image has split ``val``
     seed: int = 0  #: determines initial weights, order, augmentation and splits
     amp: str = "auto"  #: number format of the computations: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``
     device: str = "auto"  #: ``auto``, ``cpu``, ``cuda`` or ``mps``
@@ -236,9 +240,9 @@ RECIPES = tuple(_RECIPES)
 def recipe(name: str, **settings: Any) -> TrainConfig:
     """Return the config of a named protocol; ``settings`` replace its values.
 
-    ``paper`` is the protocol of v2, and ``notebook`` is the protocol of the authors' public notebook. ``modern`` adds
-    label smoothing and averaged weights to ``paper``. ``frozen`` trains only the heads, on frozen encoders (see
-    docs/training.md), and ``studies`` does the same for bags of images (see docs/studies.md).
+    ``paper`` is the protocol of the second paper, and ``notebook`` is the protocol of the authors' public notebook.
+    ``modern`` adds label smoothing and averaged weights to ``paper``. ``frozen`` trains only the heads, on frozen
+    encoders (see docs/training.md), and ``studies`` does the same for bags of images (see docs/studies.md).
 
     >>> recipe("notebook", epochs=5).optimizer
     'adamax'

@@ -1,6 +1,7 @@
 """Train only the heads, on bags of pictures (`cvrnet.data.studies`); the encoders are frozen.
 
-The inputs of training are pooled feature maps, which are computed before training.
+A bag holds all pictures of a study or patient, and has one label. The inputs of training are pooled feature maps, which
+are computed before training.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ def join_items(items: Sequence[Item]) -> tuple[Bags, Tensor]:
 
 @dataclass(eq=False)
 class BagVectors(Dataset[Item]):
-    """The training bags: each picture's pooled feature maps (vectors) and day, and the label of each bag.
+    """The training bags.
 
-    Each epoch uses one view of each picture: the picture itself or an augmented copy. The key of an item is (epoch,
-    index); only the key and the seed determine the views. Only the bags of a batch are in memory, because the vectors
-    are in a memory-mapped file.
+    A bag holds, for each of its pictures, a vector (the pooled feature maps) and the day of the picture; each bag has
+    one label. Each epoch uses one view of each picture: the picture itself or an augmented copy. The key of an item is
+    (epoch, index of the bag); only the key and the seed determine the views. Only the bags of a batch are in memory,
+    because the vectors are in a memory-mapped file.
     """
 
-    vectors: Vectors  #: pooled maps, (all pictures, views, number of features)
+    vectors: Vectors  #: vectors of all pictures, (pictures, views, number of features)
     rows: Sequence[Sequence[int]]  #: for each bag, the indices of its pictures in ``vectors``
     days: Sequence[Sequence[float]]  #: for each bag, the number of days from each picture to the last picture
     labels: Sequence[Any]  #: the label of each bag
@@ -80,7 +82,7 @@ class StandardizedBags(StandardizedHead):
         return head
 
     def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the means and the standard deviations of each block's input features.
+        """Yield the means and the standard deviations of the input features of each block (P1, P2, ...) of the head.
 
         With ``time`` (see `cvrnet.heads.pooling.BagPool`), the input has the features and their changes over time. For
         the changes, the mean is set to 0, and the standard deviation to the standard deviation of the features.
@@ -91,7 +93,7 @@ class StandardizedBags(StandardizedHead):
 
 
 class FrozenBags(FrozenEncoders):
-    """`FrozenEncoders` for bags of pictures."""
+    """Does for bags of pictures what `FrozenEncoders` does for single images."""
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class FrozenBags(FrozenEncoders):
         self.network = processes.parallel(self.trained)
 
     def inputs(self, bags: Any) -> Any:
-        """Return the network's input: the bags of a batch of the loader, moved to the device."""
+        """Return the network's input: the bags of one batch from the loader, moved to the device."""
         return bags.to(self.processes.device)
 
     def validate(self) -> NDArray[np.float64]:

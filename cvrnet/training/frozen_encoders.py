@@ -27,15 +27,15 @@ CHUNK = 4096  # images whose vectors are in memory at once
 
 @dataclass(eq=False)
 class ViewVectors(Dataset[tuple[Tensor, Any]]):
-    """The vectors (pooled feature maps) of training images, and the labels; each epoch uses one view of each image.
+    """The training images: each image has a vector (the pooled feature maps) for each of its views, and a label.
 
-    A view is the image itself or an augmented copy. The key of an item is (epoch, index). Only the key and the seed
-    determine the view.
+    Each epoch uses one view of each image: the image itself or an augmented copy. The key of an item is (epoch, index
+    of the training image). Only the key and the seed determine the view.
     """
 
-    vectors: Vectors  #: pooled maps, (all images, views, number of features)
+    vectors: Vectors  #: vectors of all images, (images, views, number of features)
     rows: Sequence[int]  #: the index of each training image in ``vectors``
-    labels: Sequence[Any]
+    labels: Sequence[Any]  #: the label of each training image
     seed: int
 
     def __len__(self) -> int:
@@ -53,8 +53,8 @@ class StandardizedHead(nn.Module):
 
     Args:
         head: The head.
-        model: The CVR-Net whose pooled feature maps are the vectors.
-        mean, std: Mean and standard deviation of each feature in the vectors, (features,).
+        model: The CVR-Net of the head. Its pooled feature maps, joined to one vector for each image, are the input.
+        mean, std: Mean and standard deviation of each feature of these vectors, (features,).
     """
 
     def __init__(self, head: Any, model: CVRNet, mean: Tensor, std: Tensor) -> None:
@@ -69,7 +69,7 @@ class StandardizedHead(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) for the concatenated vectors (N, features) of all maps."""
+        """Return the logits (N, classes) for N images, from their vectors (the pooled feature maps), (N, features)."""
         logits: Tensor = self.head(self.split((x - self.mean) / self.std))
         return logits
 
@@ -87,7 +87,7 @@ class StandardizedHead(nn.Module):
         return head
 
     def input_statistics(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the means and the standard deviations of each block's input features."""
+        """Yield the means and the standard deviations of the input features of each block (P1, P2, ...) of the head."""
         for mean, std in zip(self.split(self.mean[None]), self.split(self.std[None]), strict=True):
             yield mean[0], std[0]
 
@@ -100,7 +100,7 @@ class FrozenEncoders:
     """
 
     save_seconds = 5.0  #: the least time between two saved states, in seconds
-    smallest_part = 1  #: the least number of images in a part of a batch: heads have no batch norm
+    smallest_part = 1  #: the least number of images in a part of a batch; 1, because heads have no batch norm
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class FrozenEncoders:
         return self.network
 
     def inputs(self, vectors: Tensor) -> Tensor:
-        """Return the network's input: the vectors of a batch of the loader, moved to the device."""
+        """Return the network's input: the vectors of one batch from the loader, moved to the device."""
         return vectors.to(self.processes.device, non_blocking=True)
 
     def validate(self) -> NDArray[np.float64]:
@@ -171,9 +171,10 @@ def predict_frozen(model: CVRNet, features: FrozenFeatures, records: Sequence[Re
 
 
 def mean_std(vectors: Vectors, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviation of each feature, over the images ``rows`` and their augmented copies.
+    """Return the mean and the standard deviation of each feature over some images and their augmented copies.
 
-    A standard deviation that is 0, apart from rounding errors, becomes 1, as in scikit-learn.
+    ``vectors`` are (images, views, features), and ``rows`` are the indices of the images to use. A standard deviation
+    that is 0, apart from rounding errors, becomes 1, as in scikit-learn.
     """
     total = squares = np.zeros(vectors.shape[-1])
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

@@ -1,4 +1,4 @@
-"""The training loop of one model (v1 section 2.3, v2 section 5.2)."""
+"""The training loop of one model (first paper, section 2.3; second paper, section 5.2)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Progress:
 
     #: Called before an epoch with the number of the epoch, the number of training images and the history so far.
     start: Callable[[int, int, list[dict[str, Any]]], None] = lambda epoch, images, history: None
-    #: Called after each optimiser step with its number of images and a function that returns the mean loss of the epoch
-    #: so far (on a GPU, calling this function waits for the GPU).
+    #: Called after each optimiser step with the number of images of the step, and a function that returns the mean loss
+    #: of the epoch so far (on a GPU, calling this function waits for the GPU).
     step: Callable[[int, Callable[[], float]], None] = lambda images, loss: None
     #: Called after an epoch with its row of history.csv.
     end: Callable[[dict[str, Any]], None] = lambda row: None
@@ -64,9 +64,9 @@ def fit(
     continues after the last epoch that was saved. A training that ended after the last of its N epochs continues if
     ``config`` has more than N epochs. On a CPU, a continued training gives the same weights as an uninterrupted one.
 
-    With several processes (``accelerate launch``), each process computes the gradients of its part of every batch;
-    their sum over the processes is the gradient of the whole batch. Batch norm normalises each part with the
-    statistics of this part; the running statistics of process 0 are saved.
+    With several processes (``accelerate launch``), each process computes the gradients of its part of every batch. The
+    sum of these gradients over the processes is the gradient of the whole batch. Batch norm normalises each part with
+    the statistics of this part; the running statistics of process 0 are saved.
 
     Args:
         config: The settings.
@@ -132,7 +132,7 @@ def fit(
                 if row["best"]:
                     task.keep_best(folder)
                 if time.monotonic() - saved >= task.save_seconds:
-                    # Written after the weights: after a crash in between, the epoch is repeated with the same result.
+                    # Written after the weights: a crash between the two only repeats the epoch, with the same result.
                     save_state(folder / STATE, parts, state)
                     write_csv(folder / HISTORY, state.history)
                     saved, saved_epoch = time.monotonic(), state.epoch
@@ -159,7 +159,8 @@ def _train_epoch(
 ) -> float:
     """Train for one epoch; return the mean loss of its images. Raise UserError if the loss is not finite.
 
-    ``batches`` are the batches of all processes; ``loader`` yields this process's parts of the batches.
+    ``batches`` has the image indices of all processes (see `epoch_batches`). ``loader`` yields the images and labels of
+    this process: for each batch, ``config.grad_accum`` parts.
     """
     device, world, loaded = processes.device, processes.count, iter(loader)
     network = task.begin_epoch(epoch)

@@ -38,7 +38,7 @@ _UNREADABLE: tuple[type[Exception], ...] = (*CLIENT_ERRORS, SafetensorError)
 
 
 def is_trained(model: str) -> bool:
-    """Return whether a config's model is a trained model (in a folder or on the Hub), and not a timm name."""
+    """Return whether ``model`` of a config names a trained model (in a folder or on the Hub), and not a timm model."""
     return model.startswith(("local-dir:", "hf-hub:"))
 
 
@@ -60,7 +60,10 @@ def resolve_interpolation(config: TrainConfig) -> TrainConfig:
 
 
 def _config_file(reference: str) -> dict[str, Any]:
-    """Return the config.json of a ``local-dir:`` or ``hf-hub:`` model; ``{}`` if missing (loading then reports it)."""
+    """Return the config.json of a ``local-dir:`` or ``hf-hub:`` model.
+
+    If the file is missing, return ``{}``; loading the model then reports that it is missing.
+    """
     local = Path(reference.removeprefix("local-dir:"))
     folder = hub_checkpoint(reference) if is_reference(reference) else local
     content: dict[str, Any] = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
@@ -118,11 +121,13 @@ def _options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
         }
         for what, asked in only.items():
             if asked:
-                raise UserError(f"{what} a CVR-Net, but {config.model} is not one; expected one of `cvrnet models`")
+                raise UserError(
+                    f"{what} a CVR-Net, but {config.model} is not one; expected a name from `cvrnet models`"
+                )
     if config.unit != "image" and is_trained(config.model):
         raise UserError(
             f"unit={config.unit!r} trains a new head and cannot start from a trained model; "
-            f"expected one of `cvrnet models`, not {config.model}"
+            f"expected a name from `cvrnet models`, not {config.model}"
         )
     bag = {"unit": config.unit, "pooling": config.pooling, "time": config.time}
     return {
@@ -212,10 +217,10 @@ def pretrained_from(model: Any) -> list[str]:
 
 
 def check_trainable(model: nn.Module, config: TrainConfig) -> None:
-    """Check that a model can take images of the config's size, and can train on the parts of the config's batches.
+    """Check that a model can take images of the config's size, and can train with the config's batch size.
 
     Raises:
-        UserError: The model cannot take images of this size (see `smallest_part`), the parts are too small (see
+        UserError: The model cannot take images of this size (see `smallest_part`), the batches are too small (see
             `cvrnet.training.batches.check_parts`), or a vision transformer's patches do not cover the image.
     """
     _check_patches(model, config.img_size)
@@ -243,7 +248,7 @@ def _check_patches(model: nn.Module, img_size: int) -> None:
 
 
 def smallest_part(model: nn.Module, config: TrainConfig) -> int:
-    """Return the least number of images in a part of a batch: 1, or 2 if batch norm needs a second image.
+    """Return the least number of images in one forward pass of training: 1, or 2 if batch norm needs a second image.
 
     In training, a batch norm cannot normalise a single value per channel. The number of values per channel that one
     image gives depends on the network and the image size. To find this number, one image of zeros is run through the

@@ -14,7 +14,7 @@ from cvrnet.metrics.novelty import FALSE_ALARMS, distance_quantiles
 MOST_DIRECTIONS = 64  # largest number of directions of the novelty head; chosen by measurement from 8 to 128
 LEAST_IMAGES = 20  # with fewer training or validation images, nothing is fitted
 LARGEST_SHARE = 0.05  # largest size of the novelty head, as a share of the size of the model's weights
-LEAST_SPREAD = 1e-4  # if the ranges of all features are smaller, they are rounding errors, and nothing is fitted
+LEAST_SPREAD = 1e-4  # if no feature varies more than this, the variation is rounding errors, and nothing is fitted
 # The detection of mirrored images may cause this part of FALSE_ALARMS; chosen by measurement from 0.01 to 0.045.
 SIDE_ALARMS = 0.015
 # If at most this share of the validation images get a value below 0 (not mirrored), mirrored images are not detected.
@@ -22,14 +22,15 @@ LEAST_TOLD = 0.9
 
 
 def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int) -> NoveltyHead | None:
-    """Fit a novelty head to the heads' inputs for training and validation images.
+    """Fit a novelty head to the inputs that the heads of a model get for training and validation images.
 
-    The head computes an image's distance from the training images. Only the training images determine how the distance
-    is computed. The quantiles of the distances, and so the limit for unusual images, come from the validation images.
+    The novelty head computes an image's distance from the training images. Only the training images determine how the
+    distance is computed. The quantiles of the distances, and so the limit for unusual images, come from the validation
+    images.
 
     Args:
-        train: inputs of the heads for N training images: a tensor (N, C_i) for each head.
-        validation: inputs of the heads for validation images, from other patients.
+        train: inputs of the model's heads for N training images: a tensor (N, C_i) for each head.
+        validation: inputs of the model's heads for validation images, which are of other patients.
         weight_bytes: size of the model's weights in bytes; the novelty head takes at most a twentieth of it.
 
     Returns:
@@ -75,7 +76,7 @@ def fit_sides(
             is the number of channels of all heads' maps.
         mirrored: left-right differences of some training images after mirroring.
         validation: left-right differences of validation images.
-        inputs: the heads' inputs for these validation images.
+        inputs: inputs of the model's heads for these validation images.
 
     Returns:
         The head with the detection, or ``head`` itself.

@@ -20,7 +20,7 @@ from cvrnet.training.config import TrainConfig
 
 
 class Objective(Protocol):
-    """The labels of the training images, their loss, and the scores of an epoch."""
+    """What training minimises and reports: the loss of each training image, and the scores on validation images."""
 
     @property
     def labels(self) -> Sequence[Any]:
@@ -32,7 +32,7 @@ class Objective(Protocol):
         ...
 
     def scores(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
-        """Return the cells of history.csv for the probabilities of the validation images (N, classes)."""
+        """Return the scores to write to history.csv, from the probabilities of the validation images (N, classes)."""
         ...
 
 
@@ -48,7 +48,7 @@ def make_objective(
 
 
 class OneClass:
-    """Objective for one class per image: cross-entropy (v2 section 5.2).
+    """Objective for one class per image: cross-entropy (second paper, section 5.2).
 
     With the config's ``class_weights``, the loss of an image of class j is multiplied by N_max / N_j (see the
     function `class_weights`).

@@ -46,7 +46,7 @@ class Processes:
         self._state.wait_for_everyone()
 
     def main_first(self) -> AbstractContextManager[None]:
-        """Run the ``with`` block on the main process first; the other processes wait until it has finished."""
+        """Return a context that runs its block on the main process first; the other processes wait until it is done."""
         return self._state.main_process_first()
 
     def parallel(self, model: nn.Module) -> nn.Module:
@@ -56,11 +56,11 @@ class Processes:
         return DistributedDataParallel(model, [self.device.index] if self.device.type == "cuda" else None)
 
     def without_sync(self, network: nn.Module) -> AbstractContextManager[None]:
-        """In the ``with`` block, backward passes only accumulate gradients; they are not averaged over processes."""
+        """Return a context in which backward passes only add up gradients, and do not average them over processes."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def total(self, value: Tensor) -> float:
-        """Return the sum of all processes' values, on every process."""
+        """Return the sum of ``value`` over all processes; every process gets this sum."""
         return float(reduce(value, "sum"))
 
     def share_buffers(self, model: nn.Module) -> None:
@@ -69,5 +69,5 @@ class Processes:
             broadcast(buffer)
 
     def gather(self, items: Sequence[Any]) -> list[Any]:
-        """Return the items of all processes in one list, on every process."""
+        """Return the items of all processes in one list; every process gets this list."""
         return list(gather_object(list(items)))

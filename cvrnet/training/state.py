@@ -22,7 +22,7 @@ class State:
     """Progress of training: the finished epochs, the best epoch by ``TrainConfig.monitor``, and the history."""
 
     epoch: int = 0  #: number of finished epochs
-    best: float = -math.inf  #: best monitored value so far; for ``val_loss``, its negative: higher is better
+    best: float = -math.inf  #: best monitored value so far; higher is better: for ``val_loss``, it is the negative loss
     best_epoch: int = 0  #: the epoch of the value ``best``
     history: list[dict[str, Any]] = field(default_factory=list)  #: the rows of history.csv
 
@@ -37,7 +37,9 @@ def save_state(path: Path, parts: dict[str, Any], state: State) -> None:
 
 
 def restore_state(path: Path, parts: dict[str, Any]) -> State:
-    """Load each part's ``state_dict`` from a file of `save_state`; return its State, or a new one if there is no file.
+    """Load each part's ``state_dict`` from a file that `save_state` wrote, and return the `State` in the file.
+
+    If there is no file, the parts do not change, and the result is a new `State`.
 
     Raises:
         UserError: The file is damaged.

@@ -15,7 +15,7 @@ from cvrnet.training.processes import Processes
 
 
 class Updates:
-    """Updates a model step by step; steps are numbered from 1 over all epochs.
+    """Updates a model step by step; steps are counted from 1 over all epochs.
 
     Args:
         model: The model that is trained.
@@ -55,7 +55,7 @@ class Updates:
         self.scaler.scale(loss).backward()
 
     def step(self, number: int) -> None:
-        """Update the model with the gradients, and clear them."""
+        """Update the model with the accumulated gradients, and clear them; ``number`` is the number of the step."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

@@ -25,10 +25,11 @@ from cvrnet.training.whole_network import WholeNetwork
 
 @dataclass(eq=False)
 class BagImages(Dataset[Item]):
-    """The decoded images of bags, augmented, with the bags' labels.
+    """The training bags.
 
-    The key of an item is (epoch, index). Only the key and the seed determine the augmentation; all images of a bag get
-    the same augmentation. The images of a bag are uint8, (pictures, C, H, W).
+    A bag holds, for each of its pictures, the decoded and augmented image and the day of the picture; each bag has one
+    label. The key of an item is (epoch, index of the bag). Only the key and the seed determine the augmentation; all
+    images of a bag get the same augmentation. The images of a bag are uint8, (pictures, C, H, W).
     """
 
     studies: Sequence[Study]
@@ -69,7 +70,7 @@ class BagNetwork(nn.Module):
 
 
 class WholeBags(WholeNetwork):
-    """`WholeNetwork` for bags of pictures."""
+    """Does for bags of pictures what `WholeNetwork` does for single images."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class WholeBags(WholeNetwork):
         self.network = processes.parallel(BagNetwork(self.trained))
 
     def inputs(self, bags: Any) -> Any:
-        """Return the network's input for a batch of the loader: bags of normalised images on the device."""
+        """Return the network's input for a batch from the loader: bags of normalised images on the device."""
         pixels, *rest = bags.to(self.processes.device)
         return Bags(self.normalized(pixels), *rest)
 

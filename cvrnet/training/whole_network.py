@@ -87,7 +87,8 @@ class WholeNetwork:
     def validate(self) -> NDArray[np.float64]:
         """Return each head's probabilities for the validation images, (heads, images, classes).
 
-        Validation uses the same number format and the same float32 parts as prediction (see `HeadLogits`).
+        Validation uses the same number format as prediction, and keeps the same parts of the network in float32 (see
+        `HeadLogits`).
         """
         processes = self.processes
         predictor = Predictor([self.evaluated], str(processes.device), processes.precision)

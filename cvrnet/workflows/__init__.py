@@ -6,7 +6,7 @@ Several jobs share these arguments:
 - ``output``: The folder to write to. The description of each job names the files in it.
 - ``config``: The training protocol, `cvrnet.training.TrainConfig`.
 - ``n_folds``: Number of folds to make, at least 3.
-- ``classes``: The class names in the order of the outputs; alphabetical if not given.
+- ``classes``: The class names in the order of the model's outputs; alphabetical if not given.
 - ``test_source``: A source (hospital or collection) that is not used to train or validate. Its images are the set
   ``independent``. Without a test source, this set has the images whose ``split`` is ``test`` (see
   `cvrnet.data.splits`).
@@ -16,8 +16,8 @@ Several jobs share these arguments:
 - ``resume``: Continue the job in the folder. The data, the split and the settings must be the same as before, but
   ``epochs`` may be larger, and ``device``, ``num_workers`` and ``compile`` may differ.
 - ``overwrite``: Replace an earlier run of the same kind in the folder when the new run is complete. Until then, the new
-  run is in ``.NAME.cvrnet-new`` beside the folder, where ``resume`` finds it.
-- ``cache_folder``: Where decoded images are stored. Each image is decoded only once for a whole job.
+  run is in ``.NAME.cvrnet-new`` beside the folder ``NAME``, where ``resume`` finds it.
+- ``cache_folder``: The folder to store decoded images in. Each image is decoded only once for a whole job.
 - ``log``: Also report each epoch to ``tensorboard``, ``wandb`` or ``trackio``. A resumed run may use another value.
 - ``device``, ``amp``: The device and the number format of the computations, as in `cvrnet.Predictor`.
 - ``backend``: ``torch``, ``openvino``, ``onnxruntime`` or ``auto``, as in `cvrnet.Predictor.from_pretrained`.
@@ -30,7 +30,7 @@ message lists all of them. It raises `cvrnet.errors.UserError` if ``output`` has
 setting does not fit the data. Under ``accelerate launch``, jobs that train return the result on the main process, and
 ``{}`` on the other processes.
 
-The two CVR-Net papers are called v1 (arXiv 2007.11993) and v2 (medRxiv 2020.11.07.20227504).
+The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
 """
 
 from cvrnet.workflows.calibrate import calibrate

@@ -1,4 +1,4 @@
-"""Compare a model's predictions and decisions before and after a calibration, with intervals over patients."""
+"""Compare a model's predictions and decisions before and after a calibration, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """A model's probabilities for N images and C classes, and its decisions (NaN where they are missing)."""
+    """A model's probabilities of C classes for N images, and its decisions. A missing decision is NaN."""
 
     probabilities: Table  #: (N, C)
     positive: Mapping[tuple[str, str], Table]  #: (class, operating point) -> whether each image is positive, (N,)
     in_set: Table  #: whether each class is in the prediction set, (N, C)
-    unlike: Table  #: for each image, the share of the validation images that are nearer to the training images, (N,)
+    unlike: Table  #: how unusual each image is: the result of `cvrnet.metrics.novelty.unlike`, (N,)
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class Local:
     labels: NDArray[np.int64]  #: class index of each image, (N,)
     groups: list[str]  #: the patient of each image
     probabilities: Table  #: probabilities before the calibration, (N, C)
-    distances: Table  #: distances from each fold's training images, (N, folds); (N, 0) without a novelty head
+    #: Distance of each image from the training images of each fold, (N, folds); without a novelty head, (N, 0).
+    distances: Table
 
     def at(self, rows: NDArray[np.intp]) -> Local:
-        """Return the images with these indices."""
+        """Return a `Local` that has only the images with these indices."""
         groups = [self.groups[i] for i in rows]
         return Local(self.classes, self.labels[rows], groups, self.probabilities[rows], self.distances[rows])
 
@@ -54,8 +55,8 @@ def judge(
 ) -> Judged:
     """Return the decisions for N images, made by the rules in ``decisions``, and how unusual each image is.
 
-    ``probabilities`` are (N, C). ``distances`` from each fold's training images are (N, folds). ``quantiles`` has an
-    array for each fold: the quantiles with which `unlike` compares the distances of this fold.
+    ``probabilities`` are (N, C). ``distances`` (N, folds) are the images' distances from the training images of each
+    fold. ``quantiles`` has an array for each fold: the quantiles with which `unlike` compares this fold's distances.
     """
     positive = {
         (point.class_name, point.name): np.asarray(
@@ -71,7 +72,7 @@ def judge(
 
 
 def fit_quantiles(distances: Table) -> list[Table]:
-    """Return the quantiles of each fold's distances; ``distances`` are (N, folds)."""
+    """Return, for each fold, the quantiles of its column of ``distances`` (N, folds)."""
     return [distance_quantiles(of_fold) for of_fold in distances.T]
 
 
@@ -90,9 +91,10 @@ def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
 
 
 def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Judged:
-    """Return the results after calibration; the images of each fold get a calibration fitted to the other folds.
+    """Return the results after calibration: each fold's images get a calibration that is fitted to the other folds.
 
-    ``folds`` has the fold of each image; these are not the folds of the model.
+    ``folds`` has the fold of each image in ``local``; these folds are not the folds of the model. ``source`` has the
+    earlier rules, as in `choose`.
     """
     shape = (len(local.labels), len(local.classes))
     table, in_set, away = np.zeros(shape), np.full(shape, np.nan), np.full(shape[0], np.nan)
@@ -114,8 +116,8 @@ def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Ju
 def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
     """Return the rows of tables/before_after.csv: scores before and after, and changes, with 95 % intervals.
 
-    The intervals are from a bootstrap over patients. They do not include the uncertainty of the calibration itself:
-    other images would have given another calibration.
+    The intervals are from a bootstrap over patients (for shares of 0 or 1, exact binomial intervals). They do not
+    include the uncertainty of the calibration itself: other images would have given another calibration.
     """
     change = sample_log_loss(local.labels, after.probabilities) - sample_log_loss(local.labels, before.probabilities)
     rows = []

@@ -1,4 +1,4 @@
-"""The table of a benchmark, like Table 5 of the second paper (v2), with tests of the differences between models."""
+"""Make the table of a benchmark, like Table 5 of the second paper, and test the differences between models."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Layout(NamedTuple):
     """The scores that the table of a benchmark shows and compares."""
 
     columns: Mapping[str, str]  #: score -> title of its column
-    compared: Sequence[str]  #: scores whose differences are tested; the table has the differences of the first two
+    compared: Sequence[str]  #: scores whose differences are tested; the table shows those of the first two
     main: str  #: the score in the figure; the terminal shows the p-value of its difference
 
 
@@ -146,7 +146,7 @@ def _layout(described: Mapping[str, Any]) -> _Layout:
 
 
 def _compare_findings(output: Path, findings: Sequence[str], runs: Mapping[str, Path]) -> list[Row]:
-    """Compare the models on the test images of all folds, by finding; write tables/paired.csv and figures/paired.png.
+    """Compare the models on all folds' test images, for each finding; write tables/paired.csv, figures/paired.png.
 
     All models have the same folds, and each image is a test image of one fold. So all models predict the same images,
     and the tests are paired.
@@ -209,7 +209,7 @@ def own_interpolations(own: Mapping[str, str]) -> str:
 
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table with only the columns that fit a terminal, and the p-value of the main score's difference."""
+    """Return the table of `benchmark_rows` with only the columns that fit a terminal, and the main score's p-values."""
     layout = _layout(result)
     main = layout.columns[layout.main]
     p = f"p against {result['reference']}"
@@ -254,7 +254,7 @@ def measure_speed(run: Path, config: TrainConfig, batches: int = 10) -> None:
 
 
 def _describe(run: Path) -> dict[str, Any]:
-    """Return the entry of one model in benchmark.json, from the model's run."""
+    """Return the part of benchmark.json that is about one model, from the files of the model's run."""
     summary, speed = read_json(run / SUMMARY), read_json(run / SPEED)
     layout = _layout(summary)
     folds = [_scores(fold) for fold in summary["folds"]]
@@ -273,7 +273,7 @@ def _describe(run: Path) -> dict[str, Any]:
 
 
 def _scores(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores of a fold, or their mean over the folds, with the keys of a layout's columns."""
+    """Return the scores that the table shows, from the scores of a fold or from their means over the folds."""
     if "per_finding" in tree:
         return {"auc_macro": tree["macro"]["roc_auc"], **{key: tree["macro"][key] for key in SCORES[1:]}}
     found = {**paper_scores(tree), "balanced_accuracy": tree["balanced_accuracy"]}

@@ -99,7 +99,7 @@ def calibrate(
     Raises:
         DataError: Images cannot be read, or rows of the manifest are wrong.
         UserError: There are too few images, all images are of one class, or a class has only one patient. Or the model
-            does not know a class, was trained on an image or its patient, or is calibrated already. Or the model
+            lacks a class of the data, was trained on an image or its patient, or is calibrated already. Or the model
             predicts findings or an event, or classifies several images together. Or the folder has files that may not
             be replaced.
     """
@@ -138,10 +138,10 @@ class _Calibration:
 
     fitted: Recalibration
     rows: list[dict[str, Any]]  #: the rows of tables/before_after.csv
-    sentences: list[str]  #: the verdict and warnings, for the user
+    sentences: list[str]  #: the verdict (better or worse) and warnings
     quantiles: list[Table]  #: quantiles of the distances from each fold's training images; [] without a novelty head
-    decisions: Decisions = field(default_factory=Decisions)  #: decisions for the new probabilities
-    table: PredictionTable | None = None  #: cross-validated predictions; None without labels
+    decisions: Decisions = field(default_factory=Decisions)  #: thresholds and so on for the new probabilities
+    table: PredictionTable | None = None  #: predictions of the cross-validation; None without labels
 
 
 def _write(folder: Path, found: _Calibration, models: Sequence[Path], novelty: Sequence[NoveltyHead]) -> None:
@@ -166,7 +166,7 @@ def _write(folder: Path, found: _Calibration, models: Sequence[Path], novelty: S
 
 
 def _about(model: str) -> dict[str, Any]:
-    """Return the content of the model's run.json, or {}; raise UserError if the model cannot be calibrated."""
+    """Return the model's run.json, or {} if it has none; raise UserError for ONNX files and calibrated models."""
     if str(model).lower().endswith(".onnx"):
         raise UserError(f"{model} is an ONNX file; calibrate the model that it was exported from, and export again")
     folder = Path(str(model).removeprefix("local-dir:"))
@@ -181,7 +181,7 @@ def _about(model: str) -> dict[str, Any]:
 def _refuse_images(
     model: str, records: Sequence[Record], classes: Sequence[str], labelled: bool
 ) -> Sequence[Mapping[str, Any]] | None:
-    """Return the rows of the model's training images; None if these are not known.
+    """Return the rows of split.csv about the model's training and validation images; None without a split.csv.
 
     Raises:
         UserError: The model was trained on some of ``records``, or ``records`` are too few or of one class.

@@ -1,4 +1,4 @@
-"""Join the folds of a cross-validation: write summary.json, figures, tables and the report."""
+"""Combine the results of a cross-validation's folds: write summary.json, figures, tables and the report."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _OF_ONE_SET = ("intervals", "per_source", "heads", "attention")
 
 
 def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
-    """Join the folds of a run: write summary.json, figures/, tables/ and report.html.
+    """Combine the results of a cross-validation's folds: write summary.json, figures/, tables/ and report.html.
 
     summary.json has the scores of each fold, their mean and standard deviation, and the scores of all test predictions
-    together. If some images are in no fold (the set ``independent``), summary.json also has the folds' scores on these
-    images, and the drop from the scores in the cross-validation to these scores.
+    together. Images that are in no fold are the set ``independent``. If there are such images, summary.json also has
+    the scores of each fold's model on them, and the drop from the scores in the cross-validation to these scores.
 
     Returns:
         The content of summary.json.
@@ -75,7 +75,10 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
 
 
 def _join(output: Path, run: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
-    """Draw the figures of one set over all folds, and return each fold's scores, their mean, and the pooled scores."""
+    """Draw figures of all folds' predictions for a set; return each fold's scores, their mean, the pooled scores.
+
+    ``split`` is the set: ``test`` or ``independent``. Pooled scores are the scores of all these predictions together.
+    """
     pooled = table_kind(run).read(read_folds(output, run), run["classes"], split)
     draw_predictions(output, pooled, f"_{split}" if split == INDEPENDENT else "")
     folds = [{key: value for key, value in m[split].items() if key not in _OF_ONE_SET} for m in metrics]
@@ -83,14 +86,15 @@ def _join(output: Path, run: Mapping[str, Any], metrics: Sequence[Mapping[str, A
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table of a cross-validation: a row per fold or, for findings, a row per finding; then the mean."""
+    """Return the table of a cross-validation: a row for each fold or, for findings, for each finding; then the mean."""
     return _finding_rows(summary) if "findings" in summary else _paper_rows(summary)
 
 
 def _paper_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a table like Table 3 of the first CVR-Net paper (v1, arXiv 2007.11993).
+    """Return a table like Table 3 of the first CVR-Net paper (arXiv 2007.11993).
 
-    It has a row per fold, then a row of mean ± standard deviation. Recall, precision and F1 are weighted by support.
+    It has a row for each fold, then a row of mean ± standard deviation and, if there are independent images, such a row
+    for the scores on these. Recall, precision and F1 are weighted by support.
     """
     columns = ("recall_weighted", "precision_weighted", "f1_weighted", "accuracy", "f1_macro", "auc_macro")
     found = {str(k): scores for k, scores in enumerate(summary["folds"], start=1)} | {"mean": summary["mean_std"]}
@@ -105,7 +109,10 @@ def _paper_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _finding_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return AUC and average precision of each finding, and their means, over all folds, with 95 % intervals."""
+    """Return a row for each finding and for the mean: AUC and average precision with 95 % intervals.
+
+    These are the scores of the test predictions of all folds together.
+    """
     return [
         {"finding": row["finding"], "positives": row.get("positives")}
         | {key: interval(*(row[f"{key}{end}"] for end in ("", "_low", "_high"))) for key in SCORES[:2]}

@@ -109,7 +109,10 @@ def _folder_names(models: Sequence[str]) -> list[str]:
 
 
 def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
-    """Load each model once, before any prediction; return the first. Raise UserError if their classes differ."""
+    """Load each model once, before any prediction; return the first.
+
+    Raise UserError if the models differ in task, event, unit or classes.
+    """
     first = Predictor.from_pretrained(models[0], folds=folds)
     for model in models[1:]:
         predictor = Predictor.from_pretrained(model, folds=folds)
@@ -131,7 +134,7 @@ def _first_of_alike(models: Sequence[str], folds: Sequence[int]) -> Predictor:
 
 
 def _write(folder: Path, run: Mapping[str, Any], rows: Sequence[Row], evaluations: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table, its figure and the page."""
+    """Write tables/paired.csv, figures/paired.png and report.html; raise DataError if there are no rows."""
     if not rows:
         raise DataError(
             [

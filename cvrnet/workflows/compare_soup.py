@@ -23,7 +23,7 @@ The soup is not inferior if the lower end of the difference's 95 % interval is a
 
 
 def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dict[str, Any]], str]:
-    """Return the rows of scores, and a verdict on the soup.
+    """Return the scores of each fold, their ensemble and the soup (one row each), and a verdict on the soup.
 
     ``tables`` has the predictions of each fold and, last, those of the soup.
 

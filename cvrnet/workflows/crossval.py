@@ -1,4 +1,4 @@
-"""The papers' cross-validation (v1 Fig. 3), which can be interrupted and resumed."""
+"""Run the papers' cross-validation (first paper, Fig. 3); it can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cvrnet.workflows.train import refuse_missing, train_sets
 
 @dataclass(frozen=True)
 class Folds:
-    """The folds of a data set: which fold tests each image.
+    """The folds of a data set. The images of a fold are the test images of this fold's model.
 
     Attributes:
-        inside: The images that are in a fold.
-        numbers: The number of the fold of each of these images, from 1.
-        independent: The images that are held back; they are in no fold.
+        inside: The images that are in the folds.
+        numbers: For each image in ``inside``, the number of its fold, counted from 1.
+        independent: The images that are held back for testing; they are in no fold.
         test_source: The source of the independent images; "" if the data set's column ``split`` holds them back.
         count: Number of folds.
         left_out: Number of images that are neither in a fold nor independent: with a ``test_source``, the images of
@@ -42,7 +42,7 @@ class Folds:
     left_out: int
 
     def members(self) -> Iterator[tuple[Record, str | int]]:
-        """Yield each image with its fold, or with ``independent``."""
+        """Yield each image with the number of its fold or, if it is held back, with ``"independent"``."""
         yield from zip(self.inside, self.numbers, strict=True)
         yield from ((record, INDEPENDENT) for record in self.independent)
 
@@ -70,15 +70,15 @@ def cross_validate(
     log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Train and test every fold: fold k is for testing, the next fold for validation, and the others are for training.
+    """Train a model for each fold k: it is tested on fold k, validated on the next fold, and trained on the others.
 
-    This is the protocol of v1 (Fig. 3). Folds are stratified by label and source, and never share a patient. They are
-    saved before anything is trained. The model of every fold is also scored on the independent images (v2's independent
-    set). The run folder gets run.json, split.csv, fold-1/ and so on, summary.json, figures/, tables/, report.html and
-    audit.html.
+    This is the protocol of the first paper (Fig. 3). Folds are stratified by label and source, and never share a
+    patient. They are saved before anything is trained. The models of all folds are also scored on the independent
+    images; the second paper has such a set, too. The run folder gets run.json, split.csv, fold-1/ and so on,
+    summary.json, figures/, tables/, report.html and audit.html.
 
     With ``only_fold``, only that fold is trained, so that several machines can train one fold each;
-    `cvrnet.workflows.collect` then joins the folds. Other arguments and errors: see `cvrnet.workflows`.
+    `cvrnet.workflows.collect` then combines their results. Other arguments and errors: see `cvrnet.workflows`.
 
     Returns:
         The content of summary.json; with ``only_fold``, the content of the fold's metrics.json.
@@ -101,10 +101,10 @@ def check_folds(n_folds: int) -> None:
 
 
 def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_from: Path | None = None) -> Folds:
-    """Make folds, or read them from ``split_from`` or from the resumed run.
+    """Make folds, or read them from ``split_from`` or from the split.csv of the resumed run.
 
     Raises:
-        UserError: The data set does not allow these folds, or a fold would be trained without one of the classes.
+        UserError: The data set does not allow these folds, or a fold's training images lack a class or finding.
     """
     inside, independent = hold_back(job.records, test_source)
     resumed = output / SPLIT
@@ -125,9 +125,9 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
 
 
 def train_folds(job: Job, output: Path, folds: Folds, name: str = "", only_fold: int | None = None) -> dict[str, Any]:
-    """Train, test and join the folds of a run, or only train and test ``only_fold``.
+    """Train and test a model for each fold of a run, and combine the folds' results (see `collect`).
 
-    ``name`` is for `Callbacks.training`.
+    With ``only_fold``, train and test only the model of this fold. ``name`` is for `Callbacks.training`.
     """
     open_run(job, output, "crossval", folds.members(), folds.test_source, folds=folds.count)
     metrics: dict[str, Any] = {}

@@ -30,7 +30,7 @@ def count_lungs(
 ) -> dict[str, Any]:
     """Count the images that are masked or cropped, and list the images that are used whole, with the reason.
 
-    ``say`` is called with a summary.
+    ``say`` is called with a summary, and with a line for each of the first images that are used whole.
 
     Returns:
         A dictionary: ``given``, the number of images with a mask from the data set; ``found``, the number of images
@@ -70,7 +70,7 @@ def whole_sentence(whole: int, images: int, option: str) -> str:
 def lungs_used(
     predictor: Predictor, records: Sequence[Record], say: Callable[[str], object]
 ) -> dict[str, dict[str, list[str]]]:
-    """Return the key ``lungs`` of run.json: a line for each picture used whole; ``{}`` for models of whole pictures."""
+    """Return what run.json says about masks: a line for each picture used whole; ``{}`` if the model needs no masks."""
     lungs, whole = predictor.preprocessing.lungs, predictor.whole_pictures()
     if lungs is None:
         return {}

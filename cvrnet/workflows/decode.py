@@ -16,7 +16,7 @@ Stage = Callable[[str], Callable[[int, int], object]]
 def decode_images(
     records: Sequence[Record], config: TrainConfig, cache_folder: str | Path | None, processes: Processes, stage: Stage
 ) -> tuple[ImageCache, list[str]]:
-    """Decode and resize the images as the config says, on the main process, while the other processes wait.
+    """Decode and resize the images as the config says; the main process does this first, and the other processes wait.
 
     For ``stage``, see `Callbacks`.
 

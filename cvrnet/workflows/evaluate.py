@@ -41,7 +41,7 @@ def predict_all(
     batch_size: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Prediction]:
-    """Return a prediction for each image, with an ``error`` if it cannot be read. Arguments: see `predict_records`."""
+    """Return a prediction for each image; an unreadable image gets an ``error``. Arguments: see `predict_records`."""
     answers = []
     stream = predictor.stream((r.path for r in records), batch_size=batch_size, heads=predictor.averages_probabilities)
     for done, prediction in enumerate(stream, start=1):
@@ -58,7 +58,7 @@ def predict_records(
     batch_size: int = 8,
     progress: Callable[[int, int], object] | None = None,
 ) -> Any:
-    """Return a `PredictionTable` of every readable image or, for a model of findings, a `FindingTable`.
+    """Predict the images; return a `PredictionTable` of the readable ones (for a model of findings, a `FindingTable`).
 
     For a model that averages probabilities, the table also has each head's predictions. ``progress`` is called after
     each image with the number of images done and the number of all images.
@@ -82,7 +82,7 @@ def write_evaluation(
 ) -> dict[str, Any]:
     """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last set.
 
-    ``further`` maps the name of a set to further scores.
+    ``further`` maps the name of a set to further scores, which are added to the scores of this set.
 
     Returns:
         The content of metrics.json: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` for a
@@ -176,7 +176,7 @@ def evaluate(
 
     Raises:
         DataError: Rows of the manifest are wrong, or no image can be read.
-        UserError: The folder has files that may not be replaced, or the model does not know a class of the data.
+        UserError: The folder has files that may not be replaced, or the model lacks a class of the data.
     """
     output, callbacks = Path(output), callbacks or Callbacks()
     check_prevalences(prevalences)
@@ -213,7 +213,7 @@ def score_records(
 ) -> tuple[Any, dict[str, Any]]:
     """Predict and score the images, and write all files of an evaluation except audit and report.
 
-    ``about`` has further keys of run.json (see `read_scored`). Returns the predictions, and the result of `evaluate`.
+    ``about`` has further keys of run.json (see `read_scored`). Return the predictions, and the result of `evaluate`.
     """
     attention: list[StudyAttention] = []
     predictor.use_masks(records)
@@ -243,10 +243,10 @@ def score_records(
 def read_scored(
     predictor: Predictor, data: DataPath, say: Callable[[str], object]
 ) -> tuple[list[Record], dict[str, Any]]:
-    """Return the labelled images or bags on which a model is scored, and further keys of run.json.
+    """Return the labelled images or bags (studies, patients) to score a model on, and further keys of run.json.
 
-    If the model predicts an event, the labels are made from the data set's column of the event, as in training. Then
-    the further keys are ``outcome`` and ``left_out``; for other models, there are none. Errors: see `read_for`.
+    If the model predicts an event, the labels are made from the data set's column of the event, as in training. The
+    further keys are then ``outcome`` and ``left_out``. Other models have no further keys. Errors: see `read_for`.
     """
     about: dict[str, Any] = {}
     films: list[Record] | None = None
@@ -267,11 +267,11 @@ def read_for(
     say: Callable[[str], object] = lambda line: None,
     uncertain: str = "ignore",
 ) -> list[Record]:
-    """Return the images of a data set with labels for a model of these classes or findings.
+    """Return the images of a data set with labels for a model; ``classes`` are the model's classes or findings.
 
     Raises:
         DataError: Rows of the manifest are wrong.
-        UserError: The model does not know a class, or no image has a known label for any finding of the model.
+        UserError: The model lacks a class of the data, or no image has a known label for any finding of the model.
     """
     if task != FindingTable.task:
         records = read_records(data, min_classes=1, say=say)

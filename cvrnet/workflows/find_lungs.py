@@ -36,9 +36,10 @@ class FoundMasks:
     segmenter: Segmenter
     quality: list[dict[str, Any]]  #: path, patient_id, fold and `MEASURES` of each image with a usable given mask
     rows: list[dict[str, Any]] = field(default_factory=list)  #: the rows of masks.csv
-    #: Image with a given mask -> the segmenter's mask; after training, from the segmenter of the image's test fold.
+    #: Path (`Record.name`) of each image with a usable given mask -> the mask that a network found. If `find_lungs`
+    #: trains the segmenter, this is the network that was trained on the other folds; else, it is the segmenter.
     masks: dict[str, Mask] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)  #: a line for each image and given mask that cannot be used
+    problems: list[str] = field(default_factory=list)  #: a line for each image or given mask that cannot be used
 
 
 def find_lungs(
@@ -68,10 +69,11 @@ def find_lungs(
     connected parts and, if the mask is implausible, the reason), quality.csv, lungs.png (a contact sheet), manifest.csv
     and, last, summary.json.
 
-    ``n_folds`` (at least 2, by patient), ``epochs``, ``seed``, ``device`` and ``amp`` are for the training. ``size`` is
-    the height and width of the network's input in pixels, a multiple of 32. ``phantoms`` is the number of synthetic
-    radiographs that are added to the training images (`cvrnet.data.write_phantoms`). Masks are always found on the CPU,
-    in float32. For ``any_body_part``, see `cvrnet.data.read_image`; other arguments: see `cvrnet.workflows`.
+    ``n_folds`` (at least 2; no patient is in two folds), ``epochs``, ``seed``, ``device`` and ``amp`` are for the
+    training. ``size`` is the height and width of the network's input in pixels, a multiple of 32. ``phantoms`` is the
+    number of synthetic radiographs that are added to the training images (`cvrnet.data.write_phantoms`). Masks are
+    always found on the CPU, in float32. For ``any_body_part``, see `cvrnet.data.read_image`; other arguments: see
+    `cvrnet.workflows`.
 
     Returns:
         The content of summary.json.
@@ -149,7 +151,7 @@ def _train(
     settings: dict[str, Any],
     callbacks: Callbacks,
 ) -> FoundMasks:
-    """Cross-validate, then train the segmenter on all images with masks."""
+    """Cross-validate, then train the segmenter on all images with usable masks."""
     size = reader.input_size[1]
     # All images get one label: a segmenter needs no labels, and folds by label fail if a class has a single patient.
     folds = make_folds([replace(record, label="lungs", source="") for record in usable], n_folds, settings["seed"])
@@ -178,7 +180,7 @@ def _train(
 
 
 def pair_of(record: Record, reader: Preprocessing) -> Pair:
-    """Return a picture and its mask in the network's input size, uint8 (size, size)."""
+    """Return the picture of an image and its given mask, resized to the network's input: both uint8 (size, size)."""
     picture, size = reader.read_whole(record.path), reader.input_size[1]
     assert record.lung_mask is not None
     mask = Image.fromarray(read_mask(record.lung_mask, picture.shape)).convert("L")
@@ -193,7 +195,7 @@ def _phantoms(count: int, reader: Preprocessing, seed: int) -> list[Pair]:
 
 
 def _compare(found: FoundMasks, record: Record, reader: Preprocessing, segmenter: Segmenter, fold: str) -> None:
-    """Compare the segmenter's mask of an image with the given mask."""
+    """Compare the segmenter's mask of an image with the given mask; add the mask and the measures to ``found``."""
     picture = reader.read_whole(record.path)
     assert record.lung_mask is not None
     given, mask = read_mask(record.lung_mask, picture.shape), segmenter(picture)

@@ -14,7 +14,7 @@ from cvrnet.errors import UserError
 from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.training import TrainConfig
 
-MULTILABEL = {"task": FindingTable.task}  #: this key of run.json says that a run is about findings
+MULTILABEL = {"task": FindingTable.task}  #: this part of run.json says that the model predicts findings
 
 
 def with_findings(
@@ -46,14 +46,15 @@ def with_findings(
 def refuse_one_sided(truth: np.ndarray, names: Sequence[str], which: str) -> None:
     """Raise UserError for a finding that no image is known to have, or that no image is known to lack.
 
-    ``truth`` (N, findings) is 1, 0 or NaN; ``which`` is the start of the message, such as ``no image``.
+    ``truth`` (N, findings) is 1 (present), 0 (absent) or NaN (not known). ``which`` is the start of the message, such
+    as ``no image``.
     """
     for name, column in zip(names, truth.T, strict=True):
         if np.isnan(column).all():
-            raise UserError(f"{which} has a label for {name}; name only the other findings in --findings")
+            raise UserError(f"{which} has a label for {name}; leave {name} out of --findings")
         for value, verb in ((1, "has"), (0, "is known to lack")):
             if not (column == value).any():
-                raise UserError(f"{which} {verb} {name}; name only the other findings in --findings")
+                raise UserError(f"{which} {verb} {name}; leave {name} out of --findings")
 
 
 def refuse_missing_findings(records: Sequence[Record], names: Sequence[str]) -> None:

@@ -41,14 +41,15 @@ class Job:
     Attributes:
         output: The folder that the user named.
         place: The folder to which the job writes until it has finished: ``output`` itself, or a folder beside it.
-        records: The images or, with ``unit``, the bags of images.
+        records: The images or, if the config's ``unit`` is not "image", the bags (all images of a study
+            or patient).
         classes: Class names in the order of the logits.
         cache: The decoded images.
         processes: The processes that train together.
         initial: The model that the config describes, before training.
         sweep: The folder of the benchmark, or of the leave-one-source-out job, to which this run belongs; the audit in
             this folder is copied to the run. None for a single run.
-        features: The pooled maps of all images, if the encoders are frozen.
+        features: The pooled feature maps of all images, from frozen encoders; None until `with_features` adds them.
     """
 
     data: DataPath
@@ -72,7 +73,9 @@ class Job:
     features: FrozenFeatures | None = None
 
     def with_config(self, config: TrainConfig) -> Job:
-        """Return the job with another config and its model; images are decoded again if the interpolation differs.
+        """Return a copy of the job with another config, and with the model that this config describes.
+
+        The images are decoded again if the interpolation differs.
 
         Raises:
             DataError: The images had to be decoded again, and some can no longer be read.
@@ -105,8 +108,8 @@ def start_job(
     """Open the folder, read the data set and decode its images; only the main process locks the folder and decodes.
 
     If the folder has an earlier run that the job does not continue, the new run replaces it when the ``with`` block has
-    succeeded. ``kind`` is the job's kind in run.json; ``part`` is the fold if the job trains only one. Other arguments:
-    see `cvrnet.workflows` and `open_run_folder`.
+    succeeded. ``kind`` is the job's kind in run.json; ``part`` is the name of the fold if the job trains only one
+    fold. Other arguments: see `cvrnet.workflows` and `open_run_folder`.
 
     Raises:
         DataError: The data set has errors; the message lists everything that is wrong with the manifest and the images.
@@ -141,9 +144,10 @@ def start_job(
 
 
 def with_features(job: Job, folders: Sequence[Path]) -> Job:
-    """Return the job with the pooled maps of all images, if its config freezes the encoders and a model is unfinished.
+    """Return the job with the pooled feature maps of all images, if its config freezes all encoders.
 
-    Otherwise, return the job unchanged. ``folders`` are the folders of the job's models.
+    ``folders`` are the folders of the models that the job trains. If encoders are not frozen, or the training of all
+    these models is finished, return the job unchanged.
 
     Raises:
         UserError: The model is not a CVR-Net, or its weights are not available.
@@ -181,7 +185,7 @@ def open_run(
 ) -> None:
     """On the main process, write run.json and split.csv to a run's folder, and audit the data set.
 
-    ``split`` yields each image with its set or fold; ``further`` are further keys of run.json.
+    ``split`` yields each image with its set or fold. ``further`` are further keys of run.json.
 
     Raises:
         UserError: The folder has files that may not be replaced, or a run with another split or other settings; or the

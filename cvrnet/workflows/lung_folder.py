@@ -72,7 +72,8 @@ def write_lungs(
 ) -> dict[str, Any]:
     """Segment the images that have no usable mask, write all files, and return the content of summary.json.
 
-    ``folder`` is the final folder, ``new`` the folder to write to; ``usable`` are the images with a usable given mask.
+    ``folder`` is the final folder, ``new`` the folder to write to. ``usable`` has the paths of the images with a usable
+    mask in the data set. ``about`` has further keys of summary.json.
     """
     found.segmenter.save(new / SEGMENTER)
     progress = callbacks.stage("Segmenting")

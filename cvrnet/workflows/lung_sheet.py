@@ -26,7 +26,7 @@ Tile = tuple[float, str, Image.Image]  # sorting key (the smallest comes first),
 
 
 class LungSheet:
-    """Collects pictures with the outlines of masks; keeps only as many as the sheet can show."""
+    """Collects pictures with the outlines of their masks, but not more than the sheet can show."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Tile]] = defaultdict(list)
@@ -34,7 +34,7 @@ class LungSheet:
         self._rng = np.random.default_rng(0)
 
     def compare(self, record: Record, picture: NDArray[np.uint8], given: Mask, found: Mask, dice: float) -> None:
-        """Add a picture with its given mask (blue) and the segmenter's mask (orange).
+        """Add a picture with the data set's mask (blue) and the segmenter's mask (orange).
 
         The sheet shows the pictures with the lowest Dice.
         """
@@ -86,7 +86,7 @@ class LungSheet:
 
 
 def _recoloured(picture: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
-    """Draw the outline of a given mask in blue, with `draw_outline`."""
+    """Draw the outline of a mask in blue, with `draw_outline`."""
     drawn = draw_outline(picture, mask)
     drawn[(drawn != picture).any(-1)] = _GIVEN
     return drawn

@@ -78,7 +78,7 @@ def _draw(records: Sequence[Record], seed: int) -> list[int]:
 
 
 def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[Tensor], Tensor]:
-    """Return the inputs of `NoveltyHead`, on the CPU: each head's input, (N, C_i), and the result of `map_sides`."""
+    """Return the inputs of `NoveltyHead`, on the CPU: each head's input (N, C_i), and the `map_sides` of the maps."""
     if (features := job.features) is not None:
         vectors = np.array(features.vectors[features.rows(records), 0])
         return head_inputs(model, torch.from_numpy(vectors)), stored_sides(model, features.sides(records))
@@ -88,7 +88,7 @@ def _vectors(job: Job, model: CVRNet, records: Sequence[Record]) -> tuple[list[T
 
 
 def _mirrored(job: Job, model: CVRNet, records: Sequence[Record]) -> Tensor:
-    """Return the result of `map_sides` for mirrored images, on the CPU."""
+    """Mirror the images, and return the result of `map_sides` for their feature maps, on the CPU."""
     if job.features is not None:
         return stored_sides(model, job.features.sides(records, MIRRORED))
     return torch.cat([map_sides(maps, model.groups) for maps in _maps(job, model, records, mirrored=True)]).cpu()

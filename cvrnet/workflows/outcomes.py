@@ -1,4 +1,4 @@
-"""The steps in which a job that predicts an event differs from a job that predicts labels."""
+"""The steps of a job that are different if its model predicts an event, such as death, instead of labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Films:
 def label_films(
     films: Films, readable: Sequence[Record], unit: str, say: Callable[[str], object], both: bool = True
 ) -> tuple[list[Record], dict[str, Any]]:
-    """Return the readable films with their labels, and the key ``outcome`` of run.json.
+    """Return the readable films with their labels, and the value of the key ``outcome`` of run.json.
 
     ``say`` is called with a line for each problem, and with lines on what was kept. With ``both``, the labels
     ``yes`` and ``no`` must both occur.
@@ -67,7 +67,11 @@ def label_films(
 def read_outcome(
     predictor: Predictor, outcome: Outcome, data: DataPath, say: Callable[[str], object]
 ) -> tuple[list[Record], list[str], dict[str, Any]]:
-    """Return the labelled films for a model, a line for each film left out, and the key ``outcome`` of run.json.
+    """Read the films of a data set, and label them for a model that predicts an outcome.
+
+    Returns:
+        The labelled films; a line for each film or patient that cannot be used; and the value of the key ``outcome`` of
+        run.json, which also lists the films that were taken too late.
 
     Raises:
         DataError: The manifest cannot be used.
@@ -101,8 +105,9 @@ def add_baselines(
 ) -> None:
     """Write baselines.csv (see `cvrnet.runs.baselines`) for all sets that have a table of predictions.
 
-    For a model of bags, two bags of one film are made from each bag: one with its first film, one with its last film.
-    ``answer`` returns the probability of the event for such bags. For a model of single images, ``answer`` is None.
+    For a model of bags (all films of a study or patient), two bags of one film are made from each bag: one with its
+    first film, one with its last film. ``answer`` returns the probability of the event for such bags. For a model of
+    single images, ``answer`` is None.
     """
     found = {}
     for part, table in tables.items():

@@ -28,9 +28,9 @@ def audit_run(
     names: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> None:
-    """Audit the data once, save the audit's findings in the run, and tell the user the severe ones.
+    """Audit the data once, save the audit's results in the run, and tell the user the severe problems.
 
-    ``output`` is the final path of the folder; ``names`` and ``uncertain`` are arguments of `audit`.
+    ``output`` is the final path of ``folder``. ``names`` and ``uncertain`` are arguments of `audit`.
 
     If the run already has an audit of the same data, that audit is read, and no new one is made. Without the packages
     of the extra ``audit``, there is no audit, and a message says so.
@@ -54,7 +54,7 @@ def audit_run(
         callbacks.say(f"severe: {sentence}")
     if severe:
         page = (output or folder) / AUDIT_PAGE
-        callbacks.say(f"{page} says what to do about {'this finding' if len(severe) == 1 else 'these findings'}")
+        callbacks.say(f"{page} says what to do about {'this problem' if len(severe) == 1 else 'these problems'}")
 
 
 def share_audit(sweep: Path, run: Path) -> None:

@@ -23,8 +23,8 @@ from cvrnet.workflows.studies import with_studies
 class ReadData:
     """The images or bags that a job trains and tests on, and what is left out."""
 
-    records: list[Any]  #: images or, with ``unit``, bags of images
-    config: TrainConfig  #: with the names of the findings; for bags, ``time`` is false if no picture has a day
+    records: list[Any]  #: images or, if the config's ``unit`` is not "image", bags (studies or patients)
+    config: TrainConfig  #: names the findings; for bags, ``time`` is False if no picture has a day
     cache: ImageCache  #: the decoded images
     left_out: Sequence[str]  #: a line for each picture, bag and patient that cannot be used
     outcome: Mapping[str, Any] = field(default_factory=dict)  #: see `cvrnet.data.outcomes.describe_course`

@@ -2,8 +2,8 @@
 
 This is the uniform soup of Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves
 accuracy without increasing inference time" (ICML 2022). It works if all models were fine-tuned from the same weights.
-The folds of the paper v1 (arXiv 2007.11993) are such models: all start from ImageNet weights. Models that were trained
-from random weights usually cannot be averaged.
+This is true for the folds of the first paper (arXiv 2007.11993): all models start from ImageNet weights. Models that
+were trained from random weights usually cannot be averaged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The steps of a job with bags (all pictures of a study or patient) that differ from those with single pictures."""
+"""The steps of a job that are different if its model predicts bags (all pictures of a study or patient)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ Answer = Callable[[Sequence[Any]], BagAnswers]
 
 
 def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Write attention.csv for the bags of all sets except ``train``, and return further scores of each set.
+    """Write attention.csv for the bags of all sets except ``train``; return for each set the scores of the attention.
 
     ``answer`` returns the predictions for bags, and each picture's share in the prediction for its bag.
     """

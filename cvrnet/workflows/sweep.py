@@ -1,4 +1,4 @@
-"""Several cross-validations of one data set: one for each model (v2's Table 5), or one for each source left out."""
+"""Run several cross-validations of one data set: one for each model, or one for each source that is left out."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def benchmark(
     log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Cross-validate each model under one protocol, on the same folds, with the same seed (v2 Table 5).
+    """Cross-validate each model under one protocol, on the same folds, with the same seed (second paper, Table 5).
 
     Each model's cross-validation is a run in ``OUTPUT/MODEL``. ``OUTPUT`` itself gets run.json, split.csv and
     audit.html. After each model, benchmark.csv, benchmark.md, benchmark.json and figures/ are written again.
 
     ``models`` are names of timm classifiers; a CVR-Net's name may be followed by one of `ABLATIONS` (``cvrnet:p3``).
     The models are compared with ``cvrnet`` or, if it is not among them, with the first model. With ``resume``, models
-    may be added. The model of ``config`` is not used. Other arguments and errors: see `cvrnet.workflows`.
+    may be added. The model that ``config`` names is not used. Other arguments and errors: see `cvrnet.workflows`.
 
     Returns:
         The content of benchmark.json.
@@ -125,7 +125,9 @@ def leave_one_source_out(
     log: str = "",
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """For each source, cross-validate on all other sources, and test on this source (v2's independent set).
+    """For each source, cross-validate on all other sources, and test on this source.
+
+    The source is then an independent set, as in the second paper.
 
     Each cross-validation is a run in ``OUTPUT/SOURCE``; ``OUTPUT`` itself gets run.json, summary.json and audit.html.
     If a source cannot be left out (for example, because the other sources lack a class), summary.json has the reason,
@@ -136,10 +138,10 @@ def leave_one_source_out(
 
     Returns:
         The content of summary.json: for each source, the scores in cross-validation and on the source, the drop in
-        accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. If
-        images may have several findings, there are no scores of the heads, and the drop is in the mean AUC over the
-        findings that have an AUC both in cross-validation and on the source; ``not_scored`` names the findings that
-        either all or none of the source's images have.
+        accuracy, and the scores of each head on the source; or the reason why the source cannot be left out. If images
+        may have several findings, there are no scores of the heads. The drop is then in the mean AUC over the findings
+        that have an AUC both in cross-validation and on the source. ``not_scored`` names the findings that either all
+        or none of the source's images have.
 
     Raises:
         UserError: The data set has fewer than two sources.
@@ -187,7 +189,7 @@ def _leave_out(job: Job, kind: str, n_folds: int) -> dict[str, Any]:
     return summary if job.processes.is_main else {}
 
 
-_PLACES = {"others": "cross_validation", "it": INDEPENDENT}  # place in a title of `source_rows` -> key in summary.json
+_PLACES = {"others": "cross_validation", "it": INDEPENDENT}  # end of a title in `source_rows` -> key in summary.json
 
 
 def model_config(model: str, config: TrainConfig) -> TrainConfig:

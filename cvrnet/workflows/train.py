@@ -168,9 +168,10 @@ def _save_decisions(job: Job, validation: AnyTable, folder: Path) -> None:
 
 
 def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], NDArray[np.float64]]:
-    """Return a function that predicts in the same way as validation: for the best epoch, results are equal bit for bit.
+    """Return a function that predicts as the validation in training does.
 
-    The function returns each head's probabilities, (heads, images, classes).
+    For the best epoch, its results are equal to the validation's bit for bit. It returns each head's probabilities,
+    (heads, images, classes).
     """
     if job.config.unit != "image":
         answer = _bag_answers(job, model)
@@ -184,7 +185,7 @@ def _predictions(job: Job, model: Any) -> Callable[[Sequence[Record]], NDArray[n
 
 
 def _bag_answers(job: Job, model: Any) -> Callable[[Sequence[Any]], BagAnswers]:
-    """Return a function that predicts bags in the same way as validation."""
+    """Return a function that predicts bags as the validation in training does."""
     if job.features is not None:
         features = job.features
         return lambda studies: answer_frozen(model, features, studies)

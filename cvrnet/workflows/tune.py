@@ -33,15 +33,16 @@ def tune(
     any_body_part: bool = False,
     callbacks: Callbacks | None = None,
 ) -> list[dict[str, Any]]:
-    """Use `tune_float32` to find the float32 parts of each fold of a run; store them in the fold's config.json.
+    """Find the parts of each fold's network that must compute in float32, and store them in the fold's config.json.
 
-    Nothing else in the run changes. ``images`` are files, folders or manifests, preferably without training images; at
-    most 64 evenly spaced images are used. Other arguments: see `cvrnet.workflows`.
+    The function `tune_float32` searches for these parts. Nothing else in the run changes. ``images`` are files, folders
+    or manifests, preferably without training images; at most 64 evenly spaced images are used. Other arguments: see
+    `cvrnet.workflows`.
 
     Returns:
-        For each fold: its name, the number of float32 parts that the search found, and two numbers: the largest change
-        that bfloat16 causes in a probability with the parts in the encoders' attributes ``float32_parts`` (before the
-        search), and with the parts that the search found (after the search).
+        A row for each fold: its name, the number of parts that the search found, and the largest change that bfloat16
+        causes in a probability. There are two such changes: one before the search, with the parts that the encoders'
+        attributes ``float32_parts`` name, and one after the search, with the parts that it found.
 
     Raises:
         UserError: The model is not a local CVR-Net for single images, or no image can be read.

@@ -26,7 +26,7 @@ def test_severe_findings_make_exit_status_1(cli, data, tmp_path):
     status, out, err = cli("audit", data, "-o", tmp_path / "audit")
     assert status == 1
     assert "1 patient appears in more than one split." in out
-    assert "2 images are exact copies of others, in 1 cluster: 1 across splits." in out
+    assert "2 images are exact copies of others, in 1 cluster: 1 cluster with several splits." in out
     assert "audit.html" in err
     assert "data:image/jpeg;base64," in (tmp_path / "audit" / "audit.html").read_text()
     status, _, err = cli("audit", data, "-o", tmp_path / "audit")

@@ -130,7 +130,9 @@ def test_a_finding_that_one_source_does_not_know():
     of = found(records, truth)
     assert of["independent-source:findings"].severity == "warning"
     assert of["independent-source:findings"].sentence.endswith("which cannot be tested on another source: Mass.")
-    assert "fewer than 10 patients have, or lack: Rare" in of["finding-sources"].sentence
+    assert (
+        "not compared, because fewer than 10 patients have them, or lack them: Rare" in of["finding-sources"].sentence
+    )
 
 
 def test_patients_who_have_a_finding_in_some_images():

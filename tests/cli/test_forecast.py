@@ -7,7 +7,7 @@ import pytest
 from cvrnet.training import TrainConfig
 from cvrnet_cli.forecast import Forecast
 
-ALL = "; --freeze all trains only the heads of a CVR-Net, in seconds"
+ALL = "; --freeze all trains only the heads of a CVR-Net, which takes seconds"
 
 
 def run(monkeypatch, capsys, epochs, seconds, freeze=0, batches=10, device="cpu"):

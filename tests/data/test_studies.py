@@ -59,7 +59,7 @@ def test_bags_that_cannot_be_used_are_named_and_the_rest_goes_on() -> None:
     studies, problems = group_studies(given, "study")
     assert [s.name for s in studies] == ["good"]
     assert problems == [
-        "m.csv:2: d: no study: left out",
+        "m.csv:2: d: no study_id: left out",
         "study two: 2 labels (CVP, NOR); expected one: left out",
         "study many: 601 pictures; expected at most 600: left out",
         "study apart: pictures in two splits: left out",

@@ -199,7 +199,9 @@ def test_a_wrong_folder_is_named_with_what_was_expected(name, tmp_path):
 
 def test_a_table_without_its_columns_is_another_data_set(tmp_path):
     (tmp_path / "train.csv").write_text("image,label\na.png,1\n")
-    message = "this does not look like chexpert: expected train.csv with Path, Sex, Age,.*has no column Path, Sex"
+    message = (
+        "this does not look like chexpert: expected train.csv with the columns Path, Sex, Age,.*has no column Path, Sex"
+    )
     with pytest.raises(UserError, match=message):
         import_data_set("chexpert", tmp_path, tmp_path / "m.csv")
 
@@ -307,7 +309,7 @@ def test_the_command_shows_counts_beside_published_ones(tmp_path, cli):
     assert "'mimic' is not one of 'nih'" in err
     status, _, err = cli("import", "cohen", tmp_path / "set", "-o", tmp_path / "x.csv")
     assert status == 1
-    assert "this does not look like cohen: expected metadata.csv with patientid, offset" in err
+    assert "this does not look like cohen: expected metadata.csv with the columns patientid, offset" in err
 
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
