@@ -32,6 +32,7 @@ from cvrnet.text import printable
 
 PANEL = 2.3  # inches, the longer side of a panel
 COLUMNS = 4  # panels in a row at most
+LINE = 0.17  # inches, the height of a line of a heading
 
 
 def draw_images(
@@ -107,33 +108,52 @@ def plot_explanation(
     height, width = image.shape[:2]
     columns = min(COLUMNS, len(parts) + 1)
     rows = math.ceil((len(parts) + 1) / columns)
-    scale = PANEL / max(height, width)
+    panel_width, panel_height = width * PANEL / max(height, width), height * PANEL / max(height, width)
+    figure_width = columns * (panel_width + 0.15) + 0.8
+    # The layout does not wrap text, and makes the panels smaller if there are more lines than the height allows for.
+    headings = [_wrap(name, panel_width) for name in ("input", *panel_names(parts))]
+    answer = f"{printable(explanation.path.name)}: {explanation.target} {explanation.probability:.2f}"
+    title = _wrap(answer, figure_width, FONT_SIZE + 1)
+    row_height = panel_height + 0.16 + LINE * max(map(_lines, headings))
+    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.07, wspace=0, hspace=0)
     figure = Figure(
-        figsize=(columns * (width * scale + 0.15) + 0.8, rows * (height * scale + 0.32) + 0.34),
-        layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0),
+        figsize=(figure_width, rows * (row_height + 0.06) + 0.24 + LINE * _lines(title)),
+        layout=layout,
         facecolor="white",
     )
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for ax in axes:
         ax.set_axis_off()
-    for ax, name, part in zip(axes, ["input", *panel_names(parts)], [None, *parts], strict=False):
+    for ax, name, part in zip(axes, headings, [None, *parts], strict=False):
         picture = plain
         if part in explanation.grids:
             picture = draw_overlay(image, explanation.map(part), threshold=threshold)
         elif part is not None:
             style = {"ha": "center", "va": "center", "fontsize": FONT_SIZE - 1, "color": TEXT, "parse_math": False}
             box = {"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5}
-            ax.text(0.5, 0.5, textwrap.fill(explanation.refused[part], 24), transform=ax.transAxes, bbox=box, **style)
+            reason = _wrap(explanation.refused[part], 0.8 * panel_width, FONT_SIZE - 1)
+            ax.text(0.5, 0.5, reason, transform=ax.transAxes, bbox=box, **style)
         ax.imshow(picture if lesion is None else draw_outline(picture, lesion))
         ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
     colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)
     bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
-    bar.set_label("Grad-CAM, share of the maximum", fontsize=FONT_SIZE - 1, color=TEXT)
+    bar.set_label(
+        _wrap("Grad-CAM, share of the maximum", rows * panel_height, FONT_SIZE - 1), fontsize=FONT_SIZE - 1, color=TEXT
+    )
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=TEXT)
-    title = f"{printable(explanation.path.name)}: {explanation.target} {explanation.probability:.2f}"
     figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
+    layout.execute(figure)  # a first pass; saving the figure makes a second, because headings change the panels' sizes
     return figure
+
+
+def _wrap(text: str, width: float, size: float = FONT_SIZE) -> str:
+    """Wrap a text to a width in inches, for a font of this size in points; a character is about 0.58 times as wide."""
+    return textwrap.fill(text, max(8, round(width * 72 / (0.58 * size))))
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
 
 
 def save_overlay(explanation: Explanation, part: str, path: Path, *, threshold: float = THRESHOLD) -> None:

@@ -16,13 +16,13 @@ def shown_texts(figure):
 
 
 def labels_outside(figure):
-    """The tick labels outside the limits of their axis, which matplotlib keeps and does not draw."""
+    """The tick labels that matplotlib keeps and does not draw: outside the axis's limits, or the axes are off."""
     outside = set()
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
         low, high = sorted(axis.get_view_interval())
         slack = 1e-9 * (high - low)
         for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-            if not low - slack <= tick.get_loc() <= high + slack:
+            if not axis.axes.axison or not low - slack <= tick.get_loc() <= high + slack:
                 outside |= {tick.label1, tick.label2}
     return outside
 
