@@ -170,7 +170,7 @@ def write_sheet(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Se
 
 @contextmanager
 def damaged_files(where: str | Path) -> Iterator[None]:
-    """Convert errors that the block raises when it parses a damaged file of a run to a `UserError`.
+    """Raise a `UserError` if the block fails because a file of a run is damaged.
 
     The message names the file (`where`).
     """

@@ -121,8 +121,8 @@ def _finish(folder: Path) -> None:
 def recover(folder: Path) -> None:
     """Complete an interrupted replacement of a folder; if no replacement was interrupted, do nothing.
 
-    The old folder is moved away only after the new folder is complete. So if the old folder is found under its hidden
-    name, the new folder takes its place.
+    The old folder is moved away only after the new folder is complete. So if `folder` is missing, the hidden new folder
+    becomes `folder`; if there is no new folder, the old folder is moved back. A replaced old folder is removed.
     """
     old = _old_folder(folder)
     if not old.is_dir():

@@ -124,7 +124,7 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
 
 
 def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a table of accuracies: of each head, of the mean of the heads, of the best head, of the model.
+    """Return a row with the accuracy of each head, and rows with their mean, the best head's accuracy and the model's.
 
     The model's output is the average of the heads' outputs. ``accuracy`` and ``std`` are the mean and the standard
     deviation over the folds; for a single fold, ``std`` is None. The best head has the highest mean over the folds. It

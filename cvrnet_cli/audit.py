@@ -20,8 +20,8 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @options.findings
 @click.option(
     "--outcome",
-    help="Column of an event that replaces the label (see cvrnet train). The audit also names radiographs that "
-    "were taken on the day of the event or later.",
+    help="Column of an event that is predicted instead of the label (see cvrnet train). The audit also names "
+    "radiographs that were taken on the day of the event or later.",
 )
 @click.option(
     "--model", help="Trained model to audit on DATA: run folder, fold folder, local-dir:FOLDER or hf-hub:user/repo."

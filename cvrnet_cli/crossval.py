@@ -34,9 +34,9 @@ def crossval(
     """Cross-validate on DATA: train one model for each fold, and test it on this fold.
 
     Model k is tested on fold k, validated on the next fold, and trained on the other folds. Folds are stratified by
-    label and source, and never share a patient. The images of --test-source or, without this option, the images with
-    the value test in the manifest's column split are in no fold, and are scored separately. --resume continues an
-    interrupted run.
+    label and source, and never share a patient. The images of --test-source are in no fold, and are scored
+    separately. Without --test-source, this holds for the images that have the value test in the column split of the
+    manifest. --resume continues an interrupted run.
 
     \b
     Examples:

@@ -40,7 +40,9 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
 @click.option("--all", "everything", is_flag=True, help="Draw the whole network, every encoder and every head.")
 @click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 (H, W) in 0..1.")
 @click.option("--measure", is_flag=True, help="Instead of drawing, score the maps against the data's masks.")
-@click.option("--out-of-fold", is_flag=True, help="With --measure: explain each image with the model of its test fold.")
+@click.option(
+    "--out-of-fold", is_flag=True, help="With --measure: explain each image with the model that was tested on it."
+)
 @options.seed
 @options.style
 @options.batch_size

@@ -27,21 +27,24 @@ from cvrnet_cli.output import print_rows, progress_bar, say
     "--calibration",
     type=options.PATH,
     metavar="DATA",
-    help="Images for --int8. Images of some patients set the ranges of the integers; on images of the other patients, "
-    "int8 is compared with float32.",
+    help="Images for --int8. The ranges of the integers are chosen on the images of some patients, and int8 is "
+    "compared with float32 on the images of the other patients.",
 )
-@click.option("--calibration-images", type=click.IntRange(1), default=128, help="Number of images that set the ranges.")
+@click.option(
+    "--calibration-images", type=click.IntRange(1), default=128, help="Number of images on which the ranges are chosen."
+)
 @options.any_body_part
 @options.overwrite
 def export(model: str, output: Path, **settings: Any) -> None:
     """Write MODEL to FILE.onnx, for ONNX Runtime, OpenVINO and other engines that read ONNX.
 
-    MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev].
-    The file takes any number of uint8 images, normalises them itself, and contains class names and preprocessing. It
-    is written only if its probabilities equal PyTorch's within 1e-4. With --int8, int8 is then compared with float32 on
-    images of --calibration: at least 98 % of them must keep their predicted class, and the accuracy may fall by at most
-    one percentage point (for findings: at least 98 % of the decisions must stay the same, and the mean AUC may fall by
-    at most 0.01). Otherwise, no file is written. cvrnet predict and cvrnet evaluate accept the file as MODEL.
+    MODEL is a run folder (all its folds as one network), a fold folder, local-dir:FOLDER or hf-hub:user/repo[@rev]. The
+    file takes any number of uint8 images, normalises them itself, and contains class names and preprocessing. It is
+    written only if its probabilities equal PyTorch's within 1e-4. With --int8, the int8 model is then compared with the
+    float32 model on images of --calibration: at least 98 % of them must keep their predicted class, and the accuracy
+    may fall by at most one percentage point (for findings: at least 98 % of the decisions must stay the same, and the
+    mean AUC may fall by at most 0.01). Otherwise, no file is written. cvrnet predict and cvrnet evaluate accept the
+    file as MODEL.
 
     \b
     Examples:

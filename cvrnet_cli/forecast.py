@@ -13,8 +13,9 @@ class Forecast:
 
     With ``--freeze N``, it prints this once for each of the two stages: heads only, then the whole network.
 
-    The first batch is not measured, because it also prepares memory and kernels. An epoch that is too short for a
-    measurement is measured as a whole. ``config`` is the ``TrainConfig``.
+    On a GPU, or with ``--freeze all``, it prints nothing. At least `BATCHES` batches and `SECONDS` seconds are
+    measured. The first batch is not measured, because it also prepares memory and kernels. If the epoch ends too early
+    for this, its whole duration is used. ``config`` is the ``TrainConfig``.
     """
 
     def __init__(self, config: Any) -> None:

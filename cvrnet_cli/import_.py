@@ -21,7 +21,7 @@ would import torch; a test checks that they are equal."""
 @click.argument("name", type=click.Choice(NAMES), metavar="NAME")
 @click.argument("folder", type=options.PATH, metavar="DIR")
 @options.output("The manifest to write.", required=True, metavar="MANIFEST.csv")
-@click.option("--partial", is_flag=True, help="Accept that files named in the data set's tables are missing.")
+@click.option("--partial", is_flag=True, help="Continue even if some files named in the data set's tables are missing.")
 @click.option(
     "--columns",
     type=column_names,
@@ -33,11 +33,11 @@ would import torch; a test checks that they are equal."""
 def import_(name: str, folder: Path, output: Path, style: str, **settings: Any) -> None:
     """Write a manifest for the public data set NAME. DIR is its folder, as its authors distribute it.
 
-    NAME is nih, chexpert, mimic-cxr-jpg, padchest, rsna, vindr, covidx, covid-radiography, kermany (or
+    NAME is nih, chexpert, mimic-cxr-jpg, padchest, rsna, vindr, covidx, covid-radiography, kermany (also called
     paultimothymooney), cohen or generic (one sub-folder for each class, or one CSV file). Nothing is downloaded, copied
     or changed. The manifest has the labels or findings and, if the data set has them, official split, patient, view,
-    sex, age, day of the image and lesion boxes. The command prints a table that compares the numbers of images
-    found with the numbers that the authors published.
+    sex, age, day of the image and lesion boxes. The command prints a table that compares the numbers of images found
+    with the numbers that the authors published.
 
     \b
     Examples:

@@ -12,9 +12,9 @@ from cvrnet_cli.output import print_rows, say
 def models(name: str | None, style: str) -> None:
     """List the registered models with encoders, parameters, feature maps, and multiply-adds at 224 x 224 pixels.
 
-    The column pretrained says where the encoders' ImageNet weights are. here: in an installed package, or in the cache
-    of the Hugging Face Hub; Hub: on the Hub; a pip command: in the package that this command installs; -: nowhere. With
-    NAME, list the heads of this model.
+    The column pretrained says where the encoders' ImageNet weights are: "here" (in an installed package, or in the
+    cache of the Hugging Face Hub), "Hub" (on the Hub), a pip command (in the package that this command installs), or
+    "-" (nowhere). With NAME, list the heads of this model.
 
     In cvrnet train, --encoders selects other encoders: timm names, hf-hub:user/repo or local-dir:FOLDER.
 

@@ -273,7 +273,7 @@ protocol = _group(
         help="Protocol that sets the defaults of the other options. paper: as in the papers; notebook: as in the "
         "authors' notebook; modern: as paper, with a moving average of the weights and label smoothing; frozen: for "
         "frozen encoders; studies: for bags (see --unit).  "
-        "[default: studies for bags with frozen encoders, frozen with --freeze all, otherwise paper]",
+        "[default: for bags with frozen encoders: studies; for images with --freeze all: frozen; otherwise: paper]",
     ),
     *(_setting(*row) for row in PROTOCOL),
 )

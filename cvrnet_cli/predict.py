@@ -44,7 +44,7 @@ from cvrnet_cli.output import FORMATS, output_file, progress_bar, say, write_row
     "--gate/--no-gate",
     default=None,
     help="Print two columns. unlike_training: the share of validation images that are more similar to the training "
-    "images than this image; unusual: 1 if this share is above 0.95.  [default: if the model supports it]",
+    "images than this image is; unusual: 1 if this share is above 0.95.  [default: if the model supports it]",
 )
 @click.option(
     "--window",
@@ -73,9 +73,10 @@ def predict(
 
     For a CT (DICOM: a folder of slices, or a file of many frames), the output has a row for each slice. If a patient
     has several series, a row with the mean of each series follows. The last row of a patient has the mean of all
-    slices. A model
-    that was trained with --unit study or --unit patient gives one row for each study or patient: a volume (NIfTI, DICOM
-    series), the images with the same study_id (or patient_id) in a manifest, or the images in one folder.
+    slices.
+
+    A model that was trained with --unit study or --unit patient gives one row for each study or patient: a volume
+    (NIfTI, DICOM series), the images with the same study_id (or patient_id) in a manifest, or the images in one folder.
 
     \b
     Examples:

@@ -35,8 +35,9 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
     The branch `main` gets a model card and the best fold, and the branch `fold-k` gets fold k.
 
     No image, patient id, name of an image file, local path, login or host name leaves the machine. The repository is
-    private unless --public is given. Files of other people in the repository stay. Another run, and parts of the card
-    that somebody edited, are replaced only with --overwrite. After a failure, repeat the command: it continues. Log in
+    private unless --public is given. Files in the repository that cvrnet does not write are kept, and so are the parts
+    of the card that somebody edited. If the repository already holds another run, the command stops with an error.
+    --overwrite replaces the other run and the edited parts. After a failure, repeat the command: it continues. Log in
     with `hf auth login`, or set HF_TOKEN.
 
     \b
@@ -65,7 +66,7 @@ def push(run: Path, repo: str, space: bool, dry_run: bool, **settings: Any) -> N
         if pushed.private:
             say("The model is private: give the Space a secret HF_TOKEN with read access to the model.")
     if kept := [*pushed.kept, *(f"the Space's {part}" for part in page.kept)] if space else pushed.kept:
-        say(f"Kept, because somebody edited it: {', '.join(kept)}. --overwrite replaces it.")
+        say(f"Parts kept, because somebody edited them: {', '.join(kept)}. --overwrite replaces them.")
     say(f"Next:\n  cvrnet predict hf-hub:{pushed.repo} IMAGES")
 
 
@@ -77,4 +78,7 @@ def _show(run: Path, repo: str, space: bool, settings: dict[str, Any]) -> None:
     card, rows = preview_push(run, repo, space=space, **chosen)
     tell(card.rstrip("\n"))
     write_rows(rows, list(rows[0]), "table", sys.stderr)
-    say("\nNothing was pushed. This is the card of a new repository; in an existing card, edited parts stay.")
+    say(
+        "\nNothing was pushed. This is the card of a new repository. If the repository already has a card, the parts "
+        "that somebody edited are kept."
+    )

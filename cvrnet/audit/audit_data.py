@@ -62,10 +62,10 @@ def read_audited(
     Unlike `cvrnet.data.read_records`, this function accepts a patient in two splits (the audit reports such patients)
     and a data set of one class. ``say`` is as in `read_records`.
 
-    Images have one label each, or may have several findings, such as edema. They may have several findings in three
-    cases: ``findings`` names the findings or is ``("auto",)``; there are labels such as ``Edema|Effusion``; or there
-    are no labels, but columns of 1 and 0. Each image is then labelled with the findings that it has; images for which
-    no finding is known are left out. If images have one label each, the returned list of names is empty.
+    Images may have several findings, such as edema, if ``findings`` names the findings or is ``("auto",)``, if there
+    are labels such as ``Edema|Effusion``, or if a manifest has no labels, but columns of 1 and 0. Each image is then
+    labelled with the findings that it has; images for which no finding is known are left out. Otherwise, each image
+    has one label, and the returned list of names is empty.
 
     Raises:
         DataError: No image is left, or a cell of a finding or a label is wrong (see `cvrnet.data.findings`).
@@ -97,9 +97,9 @@ def read_outcome_audited(
 ) -> tuple[list[Record], list[str], Course]:
     """Read the images that can be audited, and label each ``yes`` or ``no``: whether its patient had the event.
 
-    ``column`` has the day of the event, or yes and no. Also return a line for each row or patient that cannot be used,
-    and the `Course` (the patients' known events). Images from after the event are kept; images of patients whose
-    outcome is not known are left out.
+    ``column`` names the column with the day of the event, or with yes and no. Also return a line for each row or
+    patient that cannot be used, and the `Course` (the patients' known events). Images from after the event are kept;
+    images of patients whose outcome is not known are left out.
 
     Raises:
         DataError: No image is left.
@@ -136,7 +136,7 @@ def audit(
     """Return all results of the audit (`Finding`) about labels, sources, patients and images, the worst first.
 
     If images may have several radiological findings, such as edema, each radiological finding is checked by itself.
-    Checks that need one label for each image compare the images with any finding to the images without a finding.
+    Some checks need one label for each image: they compare the images with any finding to the images without one.
 
     Args:
         records: The labelled images.
@@ -210,7 +210,7 @@ def _label_findings(
 def _refuse_examination(records: Sequence[Record], names: Sequence[str], examination: Examination) -> None:
     if names:
         raise UserError(
-            "the images may have several findings, but --model audits models of one class per image; leave --model out"
+            "the images may have several findings, but --model needs images with one label each; leave --model out"
         )
     check_classes((r.label for r in records), examination.classes)
 
@@ -233,9 +233,9 @@ def write_audit(
 ) -> None:
     """Write audit.html, findings.csv, a CSV file for each result that has a table and, last, audit.json.
 
-    The tables of all probes are one file, probes.csv. The folder is made if missing. If the folder ``tables`` is given,
-    all CSV files go there. ``title`` is the name of the data set. ``names`` are the names of the radiological findings,
-    as for `audit`. audit.html shows thumbnails of the images in ``records``.
+    The tables of all probes are written to one file, probes.csv. The folder is made if missing. If the folder
+    ``tables`` is given, all CSV files go there. ``title`` is the name of the data set. ``names`` are the names of the
+    radiological findings, as for `audit`. audit.html shows thumbnails of the images in ``records``.
     """
     folder = Path(folder)
     tables = Path(tables or folder)
@@ -279,7 +279,7 @@ def check_audit_folder(folder: Path, overwrite: bool) -> bool:
 
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:
-    """Return the sentences of the severe results in a folder's audit.json; None without an audit of these images."""
+    """Return the sentences of the severe results in a folder's audit.json; None if it is missing or of other images."""
     path = Path(folder) / AUDIT
     if not path.is_file():
         return None

@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 
 def render_page(findings: Sequence[Finding], records: Sequence[Record], title: str, names: Sequence[str] = ()) -> str:
-    """Return the page as HTML: the findings in their order, with thumbnails of the records that they name.
+    """Return the page as HTML: the results in the given order, with thumbnails of the images that each result names.
 
     ``findings`` are the results of the audit. If images may have several radiological findings, such as edema,
     ``names`` are the names of these radiological findings.

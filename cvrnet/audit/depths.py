@@ -1,4 +1,4 @@
-"""Find files of more than 8 bits that use another number of bits than most files of more than 8 bits."""
+"""Find images that use an unusual number of bits; only files of more than 8 bits are compared with each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ADVICE = "Brightness depends on the bits in use: compare these images with the o
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:
-    """Warn if files of more than 8 bits use different numbers of bits; return a list of one or no warning."""
+    """Return a list with a warning if files of more than 8 bits use different numbers of bits; else an empty list."""
     depths = {r.name: facts.depth for r, facts in zip(measured.records, measured.facts, strict=True) if facts.depth}
     if len(set(depths.values())) < 2:
         return []

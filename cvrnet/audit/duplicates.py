@@ -1,4 +1,4 @@
-"""Find images of one exposure: exact copies, and copies that were cropped, rotated, brightened or re-encoded."""
+"""Find images of one X-ray exposure: exact copies, and copies that were cropped, rotated, brightened or re-encoded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ACROSS = {"split": "split", "label": "label", "patient": "patient_id", "source"
 
 @dataclass(frozen=True)
 class Copy:
-    """Two images of one exposure, given by their indices."""
+    """Two images that come from one X-ray exposure, given by their indices."""
 
     first: int
     second: int  # larger than first

@@ -26,7 +26,7 @@ BATCH = 16
 
 
 class Views(NamedTuple):
-    """One image in the views that a model predicts: whole, without the lungs, and with only the lungs."""
+    """The versions of one image that a model classifies: whole, without the lungs, and with only the lungs."""
 
     images: dict[str, np.ndarray]  # view -> uint8 (H, W, C); without a usable lung mask, only the whole image
     remains: float = 1.0  # share of the image that is left when the lungs are hidden
@@ -34,7 +34,7 @@ class Views(NamedTuple):
 
 
 class Examination:
-    """Predicts images whole, without the lungs, and with only the lungs (`Views`), in batches.
+    """Classifies the versions of each image (`Views`) in batches: whole, without the lungs, and with only the lungs.
 
     All probabilities are kept in memory, but only few images are (see `add`).
 
@@ -60,14 +60,14 @@ class Examination:
         If the training images are known, each image is predicted only by models that were not trained on its patient.
 
         Raises:
-            UserError: The model cannot be loaded, or it is a model of findings (an image may have several).
+            UserError: The model cannot be loaded, or it predicts findings, of which an image may have several.
         """
         asked = held_out(model, records)
         predictors = [Predictor.from_pretrained(one, device=device) for one in asked.models or [str(model)]]
         if any(predictor.task == "multilabel" for predictor in predictors):
             raise UserError(
-                f"{model} is a model of findings (an image may have several); the audit is for models of one class per "
-                "image: leave --model out, and use `cvrnet evaluate` for the model"
+                f"{model} predicts findings, of which an image may have several; the audit needs a model that predicts "
+                "one class for each image: leave --model out, and use `cvrnet evaluate` for the model"
             )
         return cls(predictors, asked.models_for_image, asked.known)
 
@@ -90,7 +90,7 @@ class Examination:
         return Views(whole | parts, remains=float(1 - box.mean()))
 
     def add(self, record: Record, views: Views | None) -> None:
-        """Queue the views of an image for the models that predict it; predict a batch if the queue has a full one."""
+        """Queue the views of an image for the models that predict it; predict when the queue has a full batch."""
         if views is None:
             return
         self.records.append(record)

@@ -1,4 +1,4 @@
-"""The result of the audit: a list of findings, each with one plain sentence."""
+"""The results of the audit: each is a `Finding`, with one plain sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Finding:
     advice: str = ""  #: what to do about it; ``""`` if nothing is needed
 
     def row(self) -> dict[str, Any]:
-        """Return the finding as one row of a table, with the number of files instead of their names."""
+        """Return the result as one row of a table, with the number of its files instead of their names."""
         return {name: getattr(self, name) for name in COLUMNS} | {"files": len(self.files)}
 
 
@@ -69,7 +69,7 @@ def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grade(*, severe: bool, warning: bool) -> Severity:
-    """Return the worst severity whose condition holds, or ``note``."""
+    """Return ``severe`` or ``warning``, the first of them that is true; ``note`` if neither is true."""
     return "severe" if severe else "warning" if warning else "note"
 
 

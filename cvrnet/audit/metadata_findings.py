@@ -94,7 +94,7 @@ def label_table(
 def from_one_source(label: str, images: np.ndarray, sources: list[str]) -> list[Finding]:
     """Return one result, in a list, if nearly all images of a class are from one source; otherwise an empty list.
 
-    ``images`` are the numbers of images of the class in each of the ``sources``, (sources,).
+    ``images``, of shape (sources,), has the number of images of the class in each source.
     """
     share, total, source = float(images.max() / images.sum()), int(images.sum()), sources[int(images.argmax())]
     if share < MOSTLY:

@@ -1,4 +1,4 @@
-"""Report problems of a trained model: errors on each source, and scores without the lungs and with only the lungs."""
+"""Report problems of a trained model: its errors on each source, and its scores if the lungs or all else is hidden."""
 
 from __future__ import annotations
 

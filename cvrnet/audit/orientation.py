@@ -15,7 +15,7 @@ WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TUR
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return how much better than upright a turned or inverted way fits each picture, and which way this is.
+    """Find the turned or inverted way that fits each picture best, and how much better it fits than upright.
 
     `WAYS` lists the ways in which a picture can be stored. Each way has a fit for each picture (explained below). The
     first result has the margins (n,): the fit of the best way other than upright, minus the fit of upright. The second

@@ -82,12 +82,12 @@ class _Groups(NamedTuple):
 
 
 def probe_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Return the rows of all probes in the tables of results; only the rows of probes have the column ``target``."""
+    """Return the rows about probes from the tables of all results: the rows that have the column ``target``."""
     return [row for finding in findings for row in finding.figures.get("table", ()) if "target" in row]
 
 
 def probes(measured: Measurements, targets: Sequence[str], *, seed: int = 0) -> list[Probe]:
-    """Let every probe predict ``targets``, as in `probe`; return an empty list if fewer than two groups are left."""
+    """Return the result of `probe` for each kind of feature, or an empty list if `probe` would return None."""
     groups = _select(measured, np.asarray(targets), seed)
     return [_probe(measured, name, groups, seed) for name in WHAT] if len(groups.classes) > 1 else []
 

@@ -187,7 +187,7 @@ def _some(texts: Sequence[str], between: str = ", ") -> str:
 
 
 def any_finding(single: Sequence[Record]) -> Finding:
-    """Return the note on checks that need one label per image; ``single`` is the result of `without_names`."""
+    """Return a note that explains the checks that need one label per image; ``single`` is from `without_names`."""
     having = sum(r.label == SOME_FINDING for r in single)
     sentence = (
         f"Checks that need one label compare the {count(having, 'image')} with any finding to the "

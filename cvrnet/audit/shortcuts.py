@@ -31,7 +31,7 @@ _LUNG = (
 
 
 def shortcut_findings(measured: Measurements, seed: int) -> Iterator[Finding]:
-    """Report how well features that should not matter predict the label, the label within a source, and the source."""
+    """Report how well features that should not matter predict the label (also within each source) and the source."""
     labels, sources = [r.label for r in measured.records], [r.source for r in measured.records]
     whole = probes(measured, labels, seed=seed)
     yield from map(label_finding, whole)

@@ -38,8 +38,8 @@ ADVICE = "Look at each image, the most doubtful first, before you delete it or c
 def wrong_label_findings(measured: Measurements, features: np.ndarray | str, seed: int = 0) -> list[Finding]:
     """Find the images whose label is probably wrong, or say why labels were not checked.
 
-    ``features`` is the result of `image_features`, (n, 2, d). Each source is checked by itself: over several sources, a
-    model would predict the label from the source, and doubt every label that is rare in its source.
+    ``features`` is the result of `image_features`, (n, 2, d). Each source is checked by itself: a model trained on
+    several sources would predict the label from the source, and doubt every label that is rare in its source.
     """
     if isinstance(features, str):
         return [Finding(CODE, "note", f"Labels were not checked: {features}.")]
@@ -89,7 +89,7 @@ def doubtful(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Return probabilities (n, C) of the labels of images, from models that were not trained on the image's patient.
+    """Return each image's probabilities of the C labels, (n, C), from models that were not trained on its patient.
 
     The probabilities are the softmax of a support vector machine's margins. All classes have equal weight, so no label
     is improbable just because it is rare.
@@ -106,7 +106,7 @@ def out_of_fold(features: np.ndarray, y: np.ndarray, patients: np.ndarray, seed:
 
 
 def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Return probabilities (n, C) of the labels of images, from ``p`` and the labels of the patient's other images.
+    """Return each image's probabilities of the C labels, (n, C), from ``p`` and the patient's other labels.
 
     Bayes' rule: ``p`` (n, C), from the image alone, is multiplied by the likelihood of the other images' labels, given
     the image's label. The likelihood is counted over all n images, so the other labels have little effect if the
@@ -128,7 +128,7 @@ def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.
 
 
 class JudgedSource(NamedTuple):
-    """The images of one source whose labels can be checked, and the probabilities of their classes."""
+    """Those images of one source whose labels can be checked, and the probabilities of their classes."""
 
     source: str
     images: np.ndarray  #: the indices of these images among all images, (n,)

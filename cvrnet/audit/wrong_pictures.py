@@ -65,9 +65,9 @@ def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return how far each image is from its neighbours, compared with the median, in robust standard deviations, (n,).
 
     ``features`` are (n, d). The distance of an image is its mean distance to the nearest twentieth of the images, or to
-    ten if these are more (Angiulli and Pizzuti, PKDD 2002). Its logarithm is compared with the median over the images,
-    in units of the robust standard deviation (1.4826 times the median absolute deviation). If there are more than
-    `MAX_REFERENCES` images, the nearest images are searched among this number of randomly drawn images.
+    the nearest ten if a twentieth is less (Angiulli and Pizzuti, PKDD 2002). Its logarithm is compared with the median
+    over the images, in units of the robust standard deviation (1.4826 times the median absolute deviation). If there
+    are more than `MAX_REFERENCES` images, the nearest images are searched among this number of randomly drawn images.
     """
     n = len(features)
     references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]

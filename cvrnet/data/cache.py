@@ -84,7 +84,7 @@ class ImageCache:
 
     @property
     def version_of(self) -> Callable[[str | Path], str] | None:
-        """A function of an image's path whose result changes with the lung mask; None if no mask is used."""
+        """A function that turns an image's path into a text that depends on its lung mask; None without ``lungs``."""
         return self.lungs.key if self.lungs else None
 
     def has(self, path: str | Path) -> bool:

@@ -21,7 +21,7 @@ from cvrnet.data.record import Record
 
 @dataclass(eq=False)
 class CachedImages(Dataset[tuple[tuple[Tensor, Tensor], Any]]):
-    """A dataset. An item is a decoded image, the random changes that augment it, and its label.
+    """A dataset of decoded images, with their labels and with the random changes that augment the images.
 
     The key of an item is (epoch, index), so that loader processes get the epoch with each key. An item is
     ``((image, changes), label)``: the image is uint8 (C, H, W), the changes are from `Augmentation.draw`, the label is

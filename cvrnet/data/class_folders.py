@@ -1,4 +1,4 @@
-"""Read a data set without a manifest: the names of folders give the classes and splits, and say which hold masks."""
+"""Read a data set without a manifest: the names of folders and files tell the classes, the splits and the masks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def scan_folder(
         rows.append((replace(record, **fields), wrong))
     used -= {None}
     if used:
-        say(f"{printable(str(root))}: {len(used)} images are masks of other images, as their names or folders say")
+        say(f"{printable(str(root))}: {len(used)} images are masks of other images, judging by their names or folders")
     if unused := len(set(masks.values()) - used):
         found.passed_over["a mask without an image"] += unused
     if sentence := found.passed_over_sentence(root):

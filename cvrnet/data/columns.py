@@ -20,7 +20,7 @@ _MEANT = {
 def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
     """Return why a manifest's columns cannot be renamed; ``""`` if they can.
 
-    ``names`` maps cvrnet's name of each column to rename to its name in the manifest.
+    ``names`` maps new name -> old name: cvrnet's name of a column -> the column's name in the manifest.
 
     >>> mapping_problem(["Image Index", "label"], {"path": "Image"})
     "--columns path='Image': no such column (found: 'Image Index', 'label')"
@@ -41,7 +41,7 @@ def mapping_problem(header: Sequence[str], names: Mapping[str, str]) -> str:
 def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """Return a manifest's header with its columns renamed to cvrnet's names.
 
-    ``names`` maps cvrnet's name of each column to rename to its name in the manifest.
+    ``names`` maps new name -> old name: cvrnet's name of a column -> the column's name in the manifest.
 
     >>> our_names(["Image Index", "label"], {"path": "Image Index"})
     ['path', 'label']
@@ -51,10 +51,11 @@ def our_names(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def plain_names(header: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """Return the header; names that differ from those in ``optional`` only in case or punctuation become equal.
+    """Return the header; a name with the same letters and digits as a name in ``optional`` is replaced by it.
 
-    Blanks and underscores count as punctuation. Without this function, a column ``Split`` would be ignored, and its
-    test images would be used for training. If two columns would get the same name, the header is returned unchanged.
+    Case, punctuation, blanks and underscores do not matter. Without this function, a column ``Split`` would be ignored,
+    and its test images would be used for training. If two columns would get the same name, the header is returned
+    unchanged.
 
     >>> plain_names(["path", "label", "Patient ID", "SPLIT", "Site"], ["patient_id", "split", "source"])
     ['path', 'label', 'patient_id', 'split', 'Site']

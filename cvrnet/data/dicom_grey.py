@@ -164,10 +164,10 @@ class Table(NamedTuple):
 def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[float, float]) -> Iterator[Table]:
     """Yield the usable tables in the sequence ``name``.
 
-    A table is usable if its data are not cut off before the entry for the largest of ``values``. ``limits`` are the
-    least and the largest value that a pixel of this file could have, whatever the picture contains. If the declared
-    depth does not fit the entries for values between these limits, the largest of these entries is the table's
-    ``white``.
+    A table is usable if its data are not cut off before the entry for the largest of ``values``. A table's ``white`` is
+    the largest number of the declared depth. But if the largest entry that a pixel can get does not need exactly this
+    number of bits, the declared depth counts as wrong, and this entry is ``white``. ``limits`` are the least and the
+    largest value that a pixel of this file could have, whatever the picture contains.
     """
     for item in (header.get(name) or ())[:_MOST_TABLES]:
         table = None

@@ -27,9 +27,9 @@ Shown = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 def by_value(pixels: np.ndarray, shown: Shown, counted: np.ndarray | None = None) -> np.ndarray:
     """Return the grey level of each pixel, rounded to uint8.
 
-    For integers of up to 16 bits, `shown` gets each occurring value once instead of all pixels, because the results of
-    `shown` are float64, 8 bytes each. The mask `counted` is used only for these integers: pixels outside the mask
-    become 0, unless their value also occurs inside.
+    For integers of up to 16 bits, `shown` gets each occurring value once instead of all pixels. This saves memory: the
+    results of `shown` are float64, 8 bytes each. The mask `counted` is used only for these integers: pixels outside the
+    mask become 0, unless their value also occurs inside.
     """
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
         return np.rint(shown(pixels.ravel(), None).clip(0, 255)).astype(np.uint8).reshape(pixels.shape)

@@ -134,7 +134,7 @@ def read_image(
             if is_dicom(file):
                 return dicom_module().read_frame(file_path, frame, mode, window, grey_version, any_body_part)
             if frame is not None:
-                raise Refused(f"not a DICOM file: it has no frame #{frame}")
+                raise Refused(f"it has no frame #{frame}, because it is not a DICOM or NIfTI file")
             if window:
                 raise Refused(f"the window {window!r} needs Hounsfield units: expected a CT in DICOM or NIfTI")
             return read_picture(file, mode, grey_version)

@@ -1,10 +1,10 @@
 """Label films with their patients' outcomes: whether an event, such as death, comes within a number of days.
 
-**Time origin.** A prediction is made at one moment, and may use only what is known then (landmarking, van Houwelingen
-2007, Scand J Stat 34:70). With ``until="admission"``, this moment is the admission, day 0, and films of day 0 or before
-are used. With ``until="first"``, films of all days before the first event are used, and the moment is the day of the
-last film of the bag. A bag is one image or, if the model classifies studies or patients, all films of one study or
-patient.
+**Time origin.** A prediction is made for a bag: one image or, if the model classifies studies or patients, all films
+of one study or patient. It is made at one moment, and may use only what is known then (landmarking, van Houwelingen
+2007, Scand J Stat 34:70). If `Outcome.until` is ``"admission"``, this moment is the admission, day 0, and films of day
+0 or before are used. If it is ``"first"``, films of all days before the first event are used, and the moment is the day
+of the bag's last film.
 
 **At risk.** A patient who had the event on the day of the origin or before is no longer at risk, so there is nothing to
 predict. If a film was taken on the day of the event, it is not known which of the two came first; the film counts as

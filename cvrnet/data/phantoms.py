@@ -60,9 +60,9 @@ def write_phantoms(
     The folder gets `images/<source>/<name>.png` (8-bit grey), `lungs/<name>.png` and, where there is a lesion,
     `lesions/<name>.png` (1-bit masks of the image's size), and `manifest.csv`. Labels are balanced. A patient has one
     to three images, all from one source. An image has one label; in about one patient of 25, the last image has another
-    label than the images before it. Patients of different seeds have different ids. Sources differ in contrast, noise
-    and the image's width, in the same way for all labels. The same arguments give the same bytes. Image i depends on
-    the seed and on i, not on `n`. The folder appears when it is complete, or not at all.
+    label than the images before it. Data sets made with different seeds share no patient id. Sources differ in
+    contrast, noise and the image's width, in the same way for all labels. The same arguments give the same bytes. Image
+    i depends on the seed and on i, not on `n`. The folder appears when it is complete, or not at all.
 
     Args:
         folder: A new or empty folder or, with ``overwrite``, an earlier data set that this function wrote.

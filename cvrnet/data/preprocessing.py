@@ -144,7 +144,7 @@ class Preprocessing:
         return read_image(path, self.mode, window, grey_version=self.grey_version, any_body_part=self.any_body_part)
 
     def cut(self, path: str | os.PathLike[str], picture: np.ndarray) -> tuple[np.ndarray, Box]:
-        """Return a picture of `read_whole`, masked or cropped if ``lungs`` is set, and its box in the whole picture.
+        """Return a picture from `read_whole`, masked or cropped if ``lungs`` is set, and its box in the whole picture.
 
         Raises:
             ImageError: `finder` has neither a lung mask for the picture nor a segmenter, and its

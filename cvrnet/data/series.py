@@ -26,7 +26,7 @@ class Slice(NamedTuple):
 
 
 def arrange(paths: Iterable[Path]) -> Iterator[Slice]:
-    """Yield the images in files, in the order of the files; only DICOM slices are sorted.
+    """Yield the images that the files contain, in the order of the files; but DICOM slices are grouped and sorted.
 
     Slices are the frames of a multi-frame file, and the files of CT series (but not their scout views). In each run of
     DICOM files that follow one another in ``paths``, the slices are grouped by patient, then by series. The slices of a

@@ -1,11 +1,11 @@
 """Split data without leaks: keep each patient's images together, and hold back images for an independent test.
 
-**One patient.** A ``patient_id`` means one person in all sources (hospitals, collections) of a data set, because a
-hospital's films may be in several collections. If two persons have the same id, the images of both stay in one set,
-which causes no leak. To separate them, make the ids different: for instance, write the source before the id. An image
-without an id counts as a separate patient. No two sets share a patient.
+**One patient.** The same ``patient_id`` means the same person in all sources (hospitals, collections) of a data set,
+because a hospital's films may be in several collections. If two persons have the same id, the images of both stay in
+one set, which causes no leak. To separate them, make the ids different: for instance, write the source before the id.
+An image without an id counts as a separate patient. No two sets share a patient.
 
-**Held back.** With a test source, the images of this source are held back. Without a test source, the images whose
+**Held back.** If one of the sources is chosen as the test source, its images are held back. Otherwise, the images whose
 ``split`` is ``test`` are held back. No model is trained or validated on images that are held back. These images are
 scored as the set ``independent``.
 
@@ -66,7 +66,7 @@ def hold_back(records: Sequence[Record], test_source: str = "") -> tuple[list[Re
     independent = [r for r in records if (r.source == test_source if test_source else r.split == "test")]
     inside = [r for r in records if r.split != "test" and not (test_source and r.source == test_source)]
     if not inside:
-        raise UserError("no image is left to train on; expected images outside the test source whose split is not test")
+        raise UserError("no image is left to train on; every image has the split test or is from the test source")
     refuse_shared_patients({"the training images": inside, "the independent images": independent})
     return inside, independent
 
@@ -94,13 +94,13 @@ def holdout_sets(
     test_source: str = "",
     findings: Sequence[str] = (),
 ) -> Sets:
-    """Return the sets of a single training: ``train``, ``val`` and, if images are held back, ``independent``.
+    """Return the sets for training one model: ``train``, ``val`` and, if images are held back, ``independent``.
 
     Images whose ``split`` is ``val`` are for validation; if no image has this value, `holdout_split` chooses patients
     for validation.
 
     Raises:
-        UserError: `hold_back` refuses the images, only validation images are left, or two sets share a patient.
+        UserError: No image is from the test source, no image is left to train on, or two sets share a patient.
     """
     inside, independent = hold_back(records, test_source)
     held_out = [r.split == "val" for r in inside]
@@ -140,15 +140,16 @@ def refuse_shared_patients(sets: Mapping[str, Sequence[Record]]) -> None:
 def refuse_missing_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
     """Raise UserError if a class has no image to train on."""
     if missing := [name for name in classes if name not in {r.label for r in records}]:
-        raise UserError(f"no training image of class {', '.join(missing)}; every class needs some")
+        raise UserError(f"no training image of class {', '.join(missing)}; every class needs at least one")
 
 
 def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findings: Sequence[str] = ()) -> list[int]:
     """Return the fold, 1 to `n_folds`, of each image, for a cross-validation by patient (first paper, Fig. 3).
 
     All images of a patient are in one fold; an image without a patient id counts as a separate patient. Labels and
-    sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). With
-    ``findings`` (a label may name several), each finding and each source spreads evenly (`cvrnet.data.stratify`).
+    sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). If
+    ``findings`` are given, a label may name several of them. Then each single finding and each source are spread over
+    the folds as evenly as patients allow (`cvrnet.data.stratify`).
 
     Raises:
         UserError: if there are fewer than two folds, or a class or finding has fewer patients than folds.
@@ -168,10 +169,11 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 def holdout_split(
     records: Sequence[Record], fraction: float = 0.2, seed: int = 0, findings: Sequence[str] = ()
 ) -> list[bool]:
-    """Hold out about `fraction` of the images, only whole patients; return for each image whether it is held out.
+    """Hold out about `fraction` of the images; return for each image whether it is held out.
 
-    Labels and sources spread as in `make_folds`. If possible, both the held-out and the other images contain each class
-    of at least two patients. A class of one patient is not held out.
+    All images of a patient are held out, or none. Labels and sources spread as in `make_folds`. If at least two
+    patients have a class, the class is among the held-out images and among the others, if possible. A class that only
+    one patient has is not held out.
 
     Raises:
         UserError: if the fraction is not between 0 and 1, or there are fewer than two patients.

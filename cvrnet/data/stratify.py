@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 def iterative_folds(counts: NDArray[np.float64], n_folds: int, seed: int = 0) -> NDArray[np.int64]:
     """Return the fold, 1 to ``n_folds``, of each patient, by iterative stratification.
 
-    The algorithm is that of Sechidis et al. 2011 (ECML PKDD, Fig. 1). In each round, take the finding with the fewest
-    images left. Give each remaining patient with this finding to the fold that lacks the most images of the finding. If
-    folds are equal, take the fold that lacks the most images in total; if folds are still equal, take one at random.
+    The algorithm is that of Sechidis et al. 2011 (ECML PKDD, Fig. 1). Every fold should get an equal share of the
+    images of each finding. In each round, take the finding with the fewest images left. Give each remaining patient
+    with this finding to the fold that still needs the most images of the finding. If several folds need equally many,
+    take the one that needs the most images in total; if there are still several, take one of them at random.
 
     Args:
         counts: (P, C + 1): for each of P patients, the number of images with each of C findings and, in the last
-            column, the number of all images. A source may take the place of a finding.
+            column, the number of all images. A source can be counted like a finding.
         n_folds: Number of folds.
         seed: Seed of the random numbers.
     """

@@ -48,9 +48,9 @@ def group_studies(records: Sequence[Record], unit: str, labelled: bool = True) -
     """Return the bags of a data set in the order of their first pictures, and a line for each bag or picture left out.
 
     With ``unit="study"``, the pictures of a bag have the same patient and ``study_id``; with ``unit="patient"``, the
-    same patient. A bag needs one label (if ``labelled``), one split and at most 600 pictures. If the data set has the
-    column ``day``, this column must contain a number for each picture. A bag that breaks one of these rules is left
-    out, and so is a picture without the unit's id (``study_id`` or ``patient_id``).
+    same patient. All pictures of a bag must have the same split and, if ``labelled``, the same label. A bag may have at
+    most 600 pictures. If the data set has the column ``day``, it must contain a number for each picture. A bag that
+    breaks one of these rules is left out, and so is a picture without the unit's id (``study_id`` or ``patient_id``).
 
     Raises:
         UserError: No picture has the unit's id, or the data set mixes modalities.

@@ -1,4 +1,4 @@
-"""Write manifests of public data sets of chest radiographs, from their authors' folders; nothing is downloaded.
+"""Write manifests of public data sets of chest radiographs, from copies on the disk; nothing is downloaded.
 
 Most modules describe one data set: where its authors document it, what its folder contains, and how its tables become
 the manifest's rows. `generic` imports any other data set; `folder` and `public_set` are used by all of these modules.
@@ -119,8 +119,9 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def counts(rows: Sequence[Row], findings: Sequence[str] = ()) -> dict[str, int]:
-    """Return the numbers of images, patients and boxes, and of images with each split and label, in a manifest's rows.
+    """Count the images, patients and boxes in a manifest's rows.
 
+    The images with boxes, with each split and with each label are also counted. Counts of zero are left out.
     ``findings`` names the columns of findings. For each of these columns, the images with a cell of 1 are counted.
 
     >>> counts([{"path": "a", "label": "Edema|Mass", "patient_id": "1"}, {"path": "b", "label": "Mass"}])

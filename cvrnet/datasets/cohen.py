@@ -58,9 +58,9 @@ def rows(folder: Folder) -> Iterator[Row]:
 def common_parts(findings: Sequence[str], patients: Sequence[str], least: int = LEAST_PATIENTS) -> Mapping[str, str]:
     """Map each finding to its class: its last part, after rare last parts are removed.
 
-    A last part is rare if the findings of fewer than ``least`` patients end there. In the example, ``B`` is rare.
-    Without ``B``, the finding of patient 3 is ``P/Viral``; no other finding ends there, so ``Viral`` is removed from
-    it, too. The first part is never removed.
+    The last part of a finding is rare if fewer than ``least`` patients have this finding. In the example, ``B`` and
+    ``C`` are rare. Without ``B``, the finding of patient 3 is ``P/Viral``. No other patient has this finding, so
+    ``Viral`` is removed, too. The first part is never removed.
 
     >>> common_parts(["P/Viral/A", "P/Viral/A", "P/Viral/B", "P/Fungal/C"], ["1", "2", "3", "4"], 2)
     {'P/Viral/A': 'A', 'P/Viral/B': 'P', 'P/Fungal/C': 'P'}

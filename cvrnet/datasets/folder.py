@@ -28,7 +28,7 @@ class Folder:
     Attributes:
         root: The folder.
         left_out: Reason -> number of images that are left out of the manifest.
-        missing: Table or list -> the files that it names, but that do not exist.
+        missing: Table or list -> the files that are named in it but do not exist.
         notes: Sentences for the user.
     """
 
@@ -218,7 +218,7 @@ def finding(text: str) -> str:
 def days(rows: list[Row], dates: Sequence[int | None]) -> None:
     """Write the column ``day`` of each row: the number of days since the first image of its patient.
 
-    ``dates`` are numbers of days from any origin; None if not known.
+    ``dates`` has a number of days for each row, counted from any date; None if the row's date is not known.
     """
     first: dict[str, int] = {}
     for row, date in zip(rows, dates, strict=True):

@@ -1,4 +1,4 @@
-"""Import any other data set: a folder with one sub-folder for each class, or one CSV file that names the images."""
+"""Import any other data set: a folder that contains a sub-folder for each class, or a CSV file."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 The counts are from the page of hf-vision/chest-xray-pneumonia on the Hugging Face Hub. The archive's folder contains a
 second copy of itself, which is left out. File names give the patient: ``person1_bacteria_1.jpeg``,
-``IM-0115-0001.jpeg``, ``NORMAL2-IM-1427-0001.jpeg``, ``BACTERIA-1135262-0001.jpeg``. The numbers of persons start again
-in the folder ``test``. The persons in ``val`` and ``train`` are numbered together, because Kaggle's copy took the
-images in ``val`` from ``train``.
+``IM-0115-0001.jpeg``, ``NORMAL2-IM-1427-0001.jpeg``, ``BACTERIA-1135262-0001.jpeg``. The persons in the folder
+``test`` are numbered separately. The persons in ``val`` and ``train`` are numbered together, because Kaggle's copy took
+the images in ``val`` from ``train``.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def rows(folder: Folder) -> Iterator[Row]:
 
 
 def findings(cell: str) -> list[str]:
-    """Return the findings in a cell, which is a Python list; ``normal`` becomes ``No Finding`` if it is the only one.
+    """Return the findings from a cell with a Python list; if ``normal`` is the only one, return ``No Finding``.
 
     >>> findings("['pulmonary fibrosis', ' kyphosis', '', 'kyphosis']"), findings("['normal']"), findings("nan")
     (['pulmonary fibrosis', 'kyphosis'], ['No Finding'], [])

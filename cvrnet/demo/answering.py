@@ -58,9 +58,10 @@ class Answering:
     """Computes the `Answer` for an image (prediction, maps and decisions), or a table for many images.
 
     The constructor computes the maps of an example image, to find out whether the model has maps. `parts` are the names
-    of the parts with maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` are the number of
-    folds, and the number of heads of each fold. `points[name][class]` is the operating point (threshold) of a class;
-    the name is a rule, such as ``youden``. `warnings` are sentences about the thresholds and the prediction sets.
+    of the parts with maps, as in `cvrnet.explain`; if no part has maps, `no_maps` says why. `members` is a pair:
+    the number of folds, and the number of heads of each fold (1 if the model does not average their probabilities).
+    `points[name][class]` is the operating point (threshold) of a class; the name is a rule, such as ``youden``.
+    `warnings` are sentences about the thresholds and the prediction sets.
     """
 
     def __init__(self, predictor: Predictor) -> None:

@@ -36,10 +36,10 @@ _LOCAL = {"localhost", "127.0.0.1", "::1"}
 class AllowedHosts:
     """The host names by which browsers may call the page, and the origins that may send requests.
 
-    The author of a hostile web page could make the host name of that hostile page point to this machine (DNS
-    rebinding). The header Host of the hostile page's requests then has this name. So Host must be a known name or an IP
-    address, because nobody can make an IP address point to another machine. If the demo is served to this machine only,
-    the only IP addresses that Host may have are the local ones.
+    The owner of a hostile web page could make its host name point to this machine (DNS rebinding). The page's requests
+    would then come to this machine, with that host name in their header Host. So Host must be a known name or an IP
+    address; an IP address is safe, because nobody can make it point to another machine. If the demo is served to this
+    machine only, the only IP addresses that Host may have are the local ones.
 
     A hostile web page could also send requests to the address of this machine. Their header Origin names the host of
     the hostile page, so Origin must be the host that the request calls, or one of the `names`.

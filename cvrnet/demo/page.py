@@ -24,8 +24,8 @@ _PRIVACY = '<p class="note">Your file is deleted as soon as the answer is ready;
 def build_page(answering: Answering, uploads: Uploads, name: str) -> gr.Blocks:
     """Build the page of a model.
 
-    Answers are HTML instead of Gradio's own components: gr.Image and gr.DownloadButton write files, which would
-    outlive the answer; gr.Label rounds probabilities to per cent.
+    Answers are HTML instead of Gradio's own components, because gr.Image and gr.DownloadButton write files that would
+    outlive the answer, and gr.Label rounds probabilities to per cent.
     """
     classes, events = answering.classes, _Events(answering, uploads)
     with _Page(title=f"{name}: cvrnet demo", analytics_enabled=False) as page:

@@ -69,9 +69,10 @@ class Uploads:
 
     @contextmanager
     def taken(self, sent: object) -> Iterator[list[Upload]]:
-        """Yield the files whose paths an event sends, and delete them at the end.
+        """Yield the uploaded files that a request names, and delete them when the block ends.
 
-        Raises UserError if a file is not stored: its prediction is finished, the file expired, or it was never sent.
+        ``sent`` is the request's value of a file field (see `paths_of`). Raises UserError if a file is not stored: its
+        prediction is finished, the file expired, or it was never sent.
         """
         # A file belongs to the first event that takes it out of the dictionary: no other event or timer deletes it.
         stored = {path: self._take(path) for path in dict.fromkeys(paths_of(sent))}
@@ -85,7 +86,7 @@ class Uploads:
                 upload.path.unlink(missing_ok=True)
 
     def may_hold(self, sent: object) -> bool:
-        """Return whether all paths that an event sends point into the folder of uploads; the files need not exist."""
+        """Return whether all paths in a request point into the folder of uploads; the files need not exist."""
         return all(path.parent == self._folder for path in paths_of(sent))
 
     def _store(self, path: Path, file: UploadFile) -> None:

@@ -62,7 +62,7 @@ def pack(answer: Answer) -> str:
 
 
 def unpack(text: str) -> View:
-    """Decode a text of `pack` that a browser sent back; raise UserError if the text is not in the format of `pack`."""
+    """Decode a text that a browser sent back; raise UserError if the text is not in the format of `pack`."""
     try:
         if len(text) > _MOST_TEXT:
             raise ValueError("too long")

@@ -58,7 +58,7 @@ class _Mailboxes(dict[str, Any]):
 
 
 class Moving:
-    """Counts the bytes in transit of one HTTP message, and adds them to `Waiting.bytes`."""
+    """Counts the bytes that the server holds of one HTTP message, and adds them to `Waiting.bytes`."""
 
     def __init__(self, waiting: Waiting) -> None:
         self._waiting = waiting
@@ -93,7 +93,7 @@ class Waiting:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[Moving]:
-        """Yield the count of one HTTP message's bytes in transit; clear it at the end of the block."""
+        """Yield a `Moving` that counts the bytes of one HTTP message; its count is cleared when the block ends."""
         message = Moving(self)
         try:
             yield message

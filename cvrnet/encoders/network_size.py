@@ -1,4 +1,4 @@
-"""Limit the size of a network while it is made from a config.json, and skip the filling of its initial values."""
+"""Limit the size of a network while it is made from a config.json, and do not compute its initial values."""
 
 from __future__ import annotations
 

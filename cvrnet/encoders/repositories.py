@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{CONFIG} does not describe a timm model; to load only weights, use --encoder-weights FILE")
     if not timm.is_model(name) or timm.models.is_model_in_modules(name, ["cvrnet"]):
         raise ValueError(
-            f"{CONFIG} names the architecture {name!r:.80}; expected one of timm.list_models(), except a CVR-Net"
+            f"{CONFIG} names the architecture {name!r:.80}; expected one of timm.list_models() that is not a CVR-Net"
         )
     return dict(config)
 

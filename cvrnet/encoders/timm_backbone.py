@@ -32,12 +32,14 @@ class TimmEncoder(nn.Module):
     float32. These layers are a small part of the operations, but their rounding errors affect all later maps. For other
     backbones, see ``float32_parts`` of `cvrnet.encoders.Encoder`.
 
+    Arguments that are not listed here are those of `create_encoder`.
+
     Args:
         num_maps: Number of maps, counted from the deepest.
         source_size: Channels, height and width of the images on which the weights in the file ``weights`` were trained;
             by default, those of timm's own weights. timm adapts the stem and the position embeddings from this size to
             ``in_chans`` and ``img_size``.
-        **kwargs: Arguments of the timm model. The other arguments are those of `create_encoder`.
+        **kwargs: Further arguments of the timm model.
 
     Raises:
         ValueError: The backbone offers no feature maps, or fewer than ``num_maps``; or the file ``weights`` does not
@@ -190,7 +192,7 @@ def weights_on_this_machine(name: str, cache_dir: str | Path | None = None) -> s
 
 
 def locate_weights(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
-    """Return the changes to timm's pretrained cfg with which timm finds a model's weights; empty if none are needed.
+    """Return what to change in timm's pretrained cfg so that timm finds a model's weights; empty if nothing.
 
     The weights are taken from the first place that has them: an installed package, timm's folder of downloads (if the
     cfg has an address but no repository), the Hub's cache, their Hub repository, or the address in the cfg. At most

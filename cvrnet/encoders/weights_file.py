@@ -39,8 +39,8 @@ class WeightsFile:
     def check(self, network: nn.Module) -> None:
         """Raise UserError if the file lacks tensors that the network uses.
 
-        The network is timm's model or a feature extractor that timm made from it. Feature extractors keep the names of
-        the tensors, write ``_`` for some dots, or put ``model.`` before the names.
+        The network is timm's model or a feature extractor that timm made from it. A feature extractor may change
+        the names of the tensors: it writes ``_`` for some dots, or puts ``model.`` before the names.
         """
         used = [name.removeprefix("model.") for name in network.state_dict()]
         used = [name for name in used if not name.endswith("num_batches_tracked")]
@@ -53,7 +53,7 @@ class WeightsFile:
 
 
 def read_weights_file(path: str | Path, architecture: str, **options: Any) -> WeightsFile:
-    """Read a file of weights for a timm model; the options are the model's arguments.
+    """Read a file of weights for a timm model; ``options`` are the arguments of this model.
 
     The file is a state dict or a training checkpoint (timm's containers ``state_dict``, ``model``, ``model_ema``), as
     safetensors or from ``torch.save``; only weights are unpickled, so no code runs. A common prefix of the names, such

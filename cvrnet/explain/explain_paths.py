@@ -47,8 +47,8 @@ def explain_paths(
 ) -> tuple[list[dict[str, Any]], int]:
     """Draw where a model looked in the images at some paths, and write explanations.csv.
 
-    All files appear when the last image is drawn. With ``overwrite``, they replace the files that the explanations.csv
-    of an earlier result lists; other files in the folder stay.
+    All files appear when the last image is drawn. With ``overwrite``, they replace the files of an earlier
+    result, which are listed in its explanations.csv; other files in the folder stay.
 
     Overlays show the given ``encoders`` (names, or numbers such as ``"1"``) and ``heads`` (numbers). Without encoders
     and heads, overlays show the whole network. Each figure shows the whole network and the encoders. With
@@ -57,8 +57,8 @@ def explain_paths(
     `draw_studies`.
 
     ``progress`` is called after each image with the number done and the number of images. ``on_problem`` is called with
-    a sentence for each image or map that could not be drawn. ``say`` is called with each line about skipped
-    files or folders and about reading a data set. Other arguments are those of `Predictor.from_pretrained`,
+    a sentence for each image or map that could not be drawn. ``say`` is called with lines about
+    skipped files or folders, and about reading a data set. Other arguments are those of `Predictor.from_pretrained`,
     `find_images` and `draw_images`.
 
     Returns:

@@ -66,9 +66,9 @@ def explain(
 ) -> Iterator[Explanation]:
     """Explain image files with Grad-CAM, in their order and one batch at a time; average the maps over folds.
 
-    Yield an explanation for each file; if a file has no prediction, ``error`` says why. ``target`` is the class to
-    explain: one class for all images, or a class for each image; by default the predicted class. The parts are some of
-    `available_parts`.
+    Yield an explanation for each file; if a file has no prediction, ``error`` of its explanation says why. ``target``
+    is the class to explain: one class for all images, or a class for each image; by default the predicted class.
+    ``parts`` are some of the names that `available_parts` returns.
 
     Raises:
         UserError: The class or a part is unknown, the model has no maps, or ``batch_size`` is below 1.

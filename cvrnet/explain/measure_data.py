@@ -162,9 +162,10 @@ def measure_data(
 ) -> tuple[dict[str, Any], int]:
     """Score a model's maps on the images of a data set that have masks; write localisation.json and localisation.csv.
 
-    With ``out_of_fold``, ``model`` is the run of a cross-validation, and the model of the fold that tested an image
-    explains this image. ``progress`` is called after each explanation with the number of explanations done
-    and the total. ``say`` is as in `read_records`; the other arguments are those of `measure` and `cvrnet.Predictor`.
+    With ``out_of_fold``, ``model`` is the run of a cross-validation, and each image is explained by the
+    model of the fold in which it was a test image. ``progress`` is called after each explanation with the number of
+    explanations done and the total. ``say`` is as in `read_records`; the other arguments are those of `measure` and
+    `cvrnet.Predictor`.
 
     Returns:
         The content of localisation.json, and the number of images left out because no finished fold tested them.

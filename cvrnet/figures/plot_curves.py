@@ -103,11 +103,12 @@ def _draw_crowd(
 
 
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Draw a reliability curve for each class, and one for the predicted class.
+    """Draw a reliability curve for each class, and one for the predictions.
 
-    The legend gives the expected calibration error (ECE) and the Brier score with the curve of the predicted class.
-    Bars below show how many images are in each bin of the predicted class's probability; few images make a noisy curve.
-    ``curves`` are from `cvrnet.metrics.calibration_curve`.
+    The curve for the predictions, "Predicted class" in the legend, compares the probability of each image's predicted
+    class with the accuracy. Beside it, the legend gives the expected calibration error (ECE) and the Brier score. Bars
+    below show how many images are in each bin of this probability; few images make a noisy curve. ``curves`` are
+    from `cvrnet.metrics.calibration_curve`.
     """
     figure, (ax, below) = new_figure(heights=(5, 1))
     (diagonal,) = ax.plot([0, 1], [0, 1], **CHANCE)

@@ -20,9 +20,9 @@ def plot_learning_curves(
 ) -> Figure:
     """Draw training and validation loss, validation score and learning rate by epoch, and mark the best epoch.
 
-    ``history`` has one mapping per epoch, such as a row of history.csv, with the keys ``epoch``, ``train_loss``,
-    ``val_loss``, ``lr`` and `score`. The values are numbers, or texts as read from the file. `best_row` says which
-    epoch is best.
+    ``score`` is the key of the validation score. ``history`` has one mapping per epoch, such as a row of history.csv,
+    with the keys ``epoch``, ``train_loss``, ``val_loss``, ``lr`` and the key of the score. The values are numbers, or
+    texts as read from the file. `best_row` says which epoch is best.
 
     Raises:
         UserError: There are no rows, or a key is missing.

@@ -126,7 +126,7 @@ def class_style(index: int) -> dict[str, Any]:
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
-    """Save a figure atomically, in the format that the suffix of `path` names (.png, .pdf, .svg).
+    """Save a figure atomically, in the format that is given by the suffix of `path`, such as .png, .pdf or .svg.
 
     Raises:
         UserError: matplotlib does not know the format.

@@ -46,7 +46,7 @@ def log_mean_sigmoid(logits: list[Tensor]) -> Tensor:
 
 
 def log_mean(logits: list[Tensor], task: str) -> Tensor:
-    """Return logits whose probabilities (see `to_probabilities`) are the mean of those of all tensors ``logits``."""
+    """Return logits whose probabilities are the mean of the probabilities of all tensors in ``logits``."""
     return log_mean_sigmoid(logits) if task == "multilabel" else log_mean_softmax(logits)
 
 

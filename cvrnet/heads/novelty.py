@@ -19,9 +19,8 @@ class NoveltyHead(nn.Module):
     .. math:: \sum_k \frac{z_k^2}{\lambda_k} + \frac{\lVert x - \mu - W z\rVert^2}{\sigma^2},
               \quad z = W^\top (x - \mu)
 
-    Lee et al. 2018 (NeurIPS) also use a Mahalanobis distance of features to detect unusual images. The head keeps only
-    the mean and K directions of many images, and no vector of any image, so no image can be reconstructed from the
-    head.
+    Lee et al. 2018 (NeurIPS) also use a Mahalanobis distance of features to detect unusual images. The head holds
+    statistics of many images, but no vector of a single image, so no image can be reconstructed from the head.
 
     Pooling removes most of the difference between left and right. So the mirror value, which is linear in the `sides`
     of the maps, detects mirrored images: it rises if an image's left half looks like the right half of the training
@@ -68,7 +67,7 @@ class NoveltyHead(nn.Module):
         self.register_buffer("side_bias", torch.zeros(()) if side_bias is None else side_bias.float())
 
     def with_quantiles(self, quantiles: Tensor) -> "NoveltyHead":
-        """Return a copy with other reference images; ``quantiles`` are those of the head's results for these images."""
+        """Return a copy of the head, with these ``quantiles`` instead of the head's own (see the class)."""
         return NoveltyHead(**{**dict(self.named_buffers()), "quantiles": quantiles})
 
     def forward(self, inputs: list[Tensor], sides: Tensor) -> Tensor:
@@ -121,5 +120,5 @@ def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Te
 
 
 def map_sides(maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
-    """Return the vectors of `join_sides`, (N, 2 D), computed from the maps (N, C_i, H_i, W_i) themselves."""
+    """Like `join_sides`, but computes the vectors (N, 2 D) directly from the maps (N, C_i, H_i, W_i)."""
     return join_sides([sides(m) for m in maps], groups)

@@ -32,7 +32,7 @@ class Bags(NamedTuple):
 class BagPool(nn.Module):
     r"""Pool the vectors of a bag's pictures to one vector.
 
-    ``attention`` is the gated attention of Ilse et al. 2018 (eq. 9): the mean of the vectors with the weights
+    ``attention`` is the gated attention of Ilse et al. 2018 (eq. 9): the weighted mean of the vectors, with the weights
 
     .. math:: a_k = \mathrm{softmax}_k\, w^\top (\tanh(V x_k) \odot \sigma(U x_k))
 
@@ -189,6 +189,6 @@ class BagHead(MultiScaleAveragingHead):
     def bag_logits(
         self, inputs: Sequence[Tensor], sizes: Tensor, days: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """Return each block's logits of the bags, (N, num_classes), and the shares, as in `pool`."""
+        """Return each block's logits for the bags, (N, num_classes), and the shares of the pictures (see `pool`)."""
         pooled, shares = self.pool(inputs, sizes, days)
         return self.branch_logits(pooled), shares

@@ -66,7 +66,7 @@ class _Evaluation(NamedTuple):
 
 
 def render(template: str, **facts: Any) -> bytes:
-    """Render a template of the folder ``templates`` of this package with these values; return UTF-8 bytes.
+    """Render a template from this package's folder ``templates``, filled in with these values; return UTF-8 bytes.
 
     Raises:
         LookupError: A value is missing, for instance because a file of the run is damaged.
@@ -109,7 +109,7 @@ def render_card(
         metrics: The content of the metrics.json of a single training; empty for a run with folds.
         summary: The content of summary.json.
         severe: The audit's sentences about severe problems; None if the run was not audited.
-        marked: For each set of images (such as ``val``), the share of the images that are marked as unusual.
+        marked: For each set of images (such as ``val``), the share of its images that are marked as unusual.
         files: The names of the other files in ``main``.
         license: The license that the user chose; "" for the default.
     """
@@ -231,11 +231,11 @@ def _eval_results(evaluation: _Evaluation) -> list[EvalResult]:
 def leaderboard_entries(
     run: Mapping[str, Any], metrics: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the content of ``.eval_results/cvrnet.yaml``: the card's scores, in the Hub's newer format.
+    """Return the content of ``.eval_results/cvrnet.yaml``: the card's scores, for the data set's leaderboard.
 
     In a cross-validation, scores on a source that was kept for testing are left out. In an entry, ``task_id`` is the
-    metric's name. The list is empty if the data set is not on the Hub (``hfds:``), or huggingface_hub does not know the
-    format.
+    metric's name. The list is empty if the data set is not on the Hub (``hfds:``), or the installed huggingface_hub
+    has no class ``EvalResultEntry``.
     """
     data = str(run.get("data", ""))
     if not data.startswith("hfds:") or not hasattr(huggingface_hub, "EvalResultEntry"):

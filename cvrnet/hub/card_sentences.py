@@ -26,8 +26,8 @@ def calibration_sentence(done: Mapping[str, Any]) -> str:
 def outcome_sentence(outcome: Outcome | None) -> str:
     """Return sentences, in Markdown, on what the class ``yes`` means and which radiographs were used; "" for None.
 
-    The sentences are also true for a column of yes and no: it gives no day, so the horizon has no effect, and
-    radiographs from after the event cannot be left out.
+    If the column has only yes and no, the day of the event is not known: the horizon has no effect, and radiographs
+    from after the event cannot be left out. So the sentences mention these two points only for events with a known day.
     """
     if outcome is None:
         return ""

@@ -95,7 +95,7 @@ def hub_client() -> HfApi:
 
 
 def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") -> tuple[str, ModelInfo | SpaceInfo]:
-    """Create a "model" or "space" repository unless it exists; return its address and ``HfApi.repo_info``.
+    """Create a "model" or "space" repository unless it exists; return its address and info (``HfApi.repo_info``).
 
     Raises:
         UserError: The existing repository is public, and `public` is False.
@@ -112,7 +112,7 @@ def create_repository(api: HfApi, repo: str, public: bool, kind: str = "model") 
 def read_files(
     api: HfApi, repo: str, info: ModelInfo | SpaceInfo, names: Iterable[str], kind: str = "model"
 ) -> dict[str, bytes]:
-    """Return name -> content of files at the commit in ``info``; files that the repository lacks are left out."""
+    """Return name -> content of the files with these names, at the commit in ``info``; missing files are left out."""
     there = {sibling.rfilename for sibling in info.siblings or ()}
     found = {}
     for name in sorted(there.intersection(names)):

@@ -75,7 +75,11 @@ def push_space(repo: str, *, public: bool = False, license: str = "", overwrite:
 def preview_push(
     run: Path, repo: str, *, folds: Sequence[int], with_predictions: bool, license: str, space: bool
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Return the card of a push, and a row (branch, file, file size) for each file; arguments as in `push_folds`."""
+    """Return what `push_folds` would upload to a new repository: the model card, and a row for each file.
+
+    A row has ``branch``, ``file`` and ``bytes`` (the file size). With ``space``, there are also rows for the files that
+    `push_space` would upload; their branch is ``space``. The other arguments are those of `push_folds`.
+    """
     repo, _ = parse_reference(repo)
     staged = stage_run(run, repo, folds, with_predictions=with_predictions, license=license)
     branches: dict[str, Any] = {"main": staged.main_files({}), **staged.folds}

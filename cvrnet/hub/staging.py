@@ -122,7 +122,9 @@ def _check_inside(run: Path, folders: Sequence[Path]) -> None:
     """Raise UserError if a link leads out of the run: an untrusted run could make the user publish other files."""
     for path in (folder / name for folder in folders for name in (*sorted(WRITTEN), AUDIT)):
         if path.exists() and not path.resolve().is_relative_to(run.resolve()):
-            raise UserError(f"{path} is a link out of the run, to {path.resolve()}; copy its target into the run")
+            raise UserError(
+                f"a link leads from {path} to {path.resolve()}, outside the run; replace the link by a copy"
+            )
 
 
 def _best(metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """Choose the backend that runs a model.
 
-PyTorch runs checkpoints. OpenVINO and ONNX Runtime run ONNX files, and copies of checkpoints that were converted.
+PyTorch runs checkpoints. OpenVINO and ONNX Runtime run ONNX files, and converted copies of checkpoints.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
 
 
 def make_bags(vectors: NDArray[np.float32], sizes: Sequence[int], days: Sequence[float]) -> Bags:
-    """Make N bags of P pictures in all.
+    """Make N bags, which together have P pictures.
 
     ``vectors`` (P, width) and ``days`` (P,) have an entry for each picture, one bag after the other. ``sizes`` (N,) has
     the number of pictures of each bag.

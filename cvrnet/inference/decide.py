@@ -39,8 +39,8 @@ class Decide:
     #: to which the image may belong (`cvrnet.metrics.conformal`).
     coverage: float | None = None
     by_class: bool = False  #: whether the coverage also holds within each class, not only for all patients together
-    #: A share such as 0.3. Adds ``abstain``: whether the image is as uncertain as the most uncertain 30 % of the
-    #: validation images (`cvrnet.metrics.abstention`).
+    #: A share such as 0.3. Adds ``abstain``: whether the image is more uncertain than about 70 % of the validation
+    #: images (`cvrnet.metrics.abstention`).
     abstain: float | None = None
 
     def __post_init__(self) -> None:

@@ -260,7 +260,7 @@ def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
 
 
 def stored_sides(model: CVRNet, vectors: Vectors) -> Tensor:
-    """Return the vectors (N, 2 D) for detecting mirrored images, which `cvrnet.heads.novelty.join_sides` makes.
+    """Return the vectors (N, 2 D) that `cvrnet.heads.novelty.join_sides` makes from the stored sides of the maps.
 
     ``vectors`` (N, 2, width) is the result of `FrozenFeatures.sides`.
     """

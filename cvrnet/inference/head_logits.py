@@ -21,11 +21,12 @@ def averages_probabilities(model: Any) -> bool:
 
 
 class HeadLogits(nn.Module):
-    """A network that returns every head's logits from one forward pass; a model without heads counts as one head.
+    """A network that returns every head's logits from one forward pass.
 
-    With ``bf16`` or ``fp16`` the feature maps are computed under autocast. A CVR-Net's heads and its `float32_parts`
-    compute in float32. The model must be in evaluation mode. ``novelty`` is a `NoveltyHead` for a CVR-Net;
-    with it, the network also returns how far the images are from the training images.
+    A model without heads, or one that averages its heads' logits, counts as one head. With ``bf16`` or ``fp16`` the
+    feature maps are computed under autocast; a CVR-Net's `float32_parts` compute in float32. The heads of a CVR-Net
+    that averages their probabilities also compute in float32. For such a CVR-Net, ``novelty`` may be a `NoveltyHead`;
+    the network then also returns how far the images are from the training images. The model must be in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, precision: str = "fp32", novelty: NoveltyHead | None = None) -> None:

@@ -54,7 +54,7 @@ def find_images(paths: Iterable[str | DataSet]) -> FoundImages:
 
 
 def matching_names(text: str) -> list[str]:
-    """Return the files that a pattern matches; if the text is an existing path or matches nothing, only the text."""
+    """Return the files that match a pattern; if no file matches, or ``text`` is an existing path, only ``text``."""
     matches = [] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
     return matches or [text]
 

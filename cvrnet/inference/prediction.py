@@ -53,8 +53,8 @@ class Prediction:
         """Return a table row: path, prediction, error and, if there is a prediction, its numbers.
 
         The numbers are ``prob_CLASS`` for each class, the columns of `cvrnet.inference.uncertainty`, the columns `GATE`
-        if the model can detect unusual images, and, if `heads` is set, ``head_1_CLASS`` and so on. The row has `lungs`
-        only if `lungs` is not empty.
+        if the model can detect unusual images, and, if `heads` is set, ``head_1_CLASS`` and so on. If `lungs` is not
+        empty, the row has it, too.
         """
         row: dict[str, Any] = {"path": str(self.path), "prediction": self.label, "error": self.error}
         row |= {"lungs": self.lungs} if self.lungs else {}

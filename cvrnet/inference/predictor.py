@@ -182,7 +182,7 @@ class Predictor:
             One prediction for each file. If the file cannot be read, or its probabilities are NaN, ``error`` is set.
 
         Raises:
-            UserError: ``batch_size`` is below 1, the models give no ``heads``, or see `member_probabilities`.
+            UserError: ``batch_size`` is below 1, the models cannot give ``heads``, or as in `member_probabilities`.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; expected a whole number of at least 1")
@@ -254,7 +254,7 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The message for an image whose prediction is NaN, although a grey image has a prediction."""
+        """The message for an image whose prediction is NaN, although the model can predict a grey image."""
         advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32)"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 

@@ -31,8 +31,8 @@ def map_ahead(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with the function's result for it, in the order of the items.
 
-    The threads or processes of the pool call the function; at most `ahead` results wait. The items may come from an
-    endless generator.
+    The threads or processes of the pool call the function, at most `ahead` items ahead of the item that is yielded.
+    The items may come from an endless generator.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with pool as workers:
@@ -59,10 +59,10 @@ def read_ahead(
 ) -> Iterator[tuple[Path, Image]]:
     """Yield each file with its resized image, or with the reason why it cannot be read, in the order of the files.
 
-    At most `ahead` images wait, or two for each process if that is more. Pillow and NumPy release Python's global
-    interpreter lock while they decode and resize, so threads of this process read up to eight images at once. If this
-    is too slow for a GPU, set `processes`: this number of other processes then reads the images. The files may come
-    from an endless generator. `window` is as in `cvrnet.data.read_image`.
+    At most `ahead` images are read before they are needed, or two for each process if that is more. Pillow and NumPy
+    release Python's global interpreter lock while they decode and resize, so threads of this process read up to eight
+    images at once. If this is too slow for a GPU, set `processes` to the number of other processes that shall read the
+    images instead. The files may come from an endless generator. `window` is as in `cvrnet.data.read_image`.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool: AbstractContextManager[Executor]

@@ -44,7 +44,7 @@ class TorchEngine:
 
     @property
     def quantiles(self) -> list[NDArray[np.float64]]:
-        """Quantiles of the distances of each fold's validation images from its training images."""
+        """For each fold, quantiles of how far its validation images are from its training images."""
         return [head.quantiles.double().cpu().numpy() for head in self.novelty]
 
     @property

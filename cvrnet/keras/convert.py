@@ -31,7 +31,7 @@ SHOWN = 20  # a message lists at most this many problems, and counts the rest
 def convert_keras(
     file: str | Path, folder: str | Path, classes: Sequence[str] | None = None, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Make a run folder from a Keras checkpoint of the network in the authors' notebook.
+    """Make a run folder from a Keras checkpoint of the network that the CVR-Net papers' authors built in a notebook.
 
     Args:
         file: HDF5 file that Keras 2's ``save_weights`` or ``model.save`` wrote.
@@ -79,8 +79,8 @@ def load_keras(file: str | Path) -> CVRNet:
     """Load a Keras checkpoint as a network in evaluation mode, with the file's number of classes and image channels.
 
     Raises:
-        UserError: The file is not a checkpoint of the network in the authors' notebook. The message names weights that
-            are missing, surplus (unknown to the network) or of a wrong shape.
+        UserError: The file is not a checkpoint of the network that the CVR-Net papers' authors built in a notebook. The
+            message names weights that are missing, surplus (unknown to the network) or of a wrong shape.
     """
     try:
         return _load(Path(file))

@@ -24,7 +24,7 @@ SECONDS, BYTES_PER_SECOND = 60, 10_000_000  # time limit: SECONDS + file size / 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight in an HDF5 file: its declared shape, and its bytes if the file holds as many as the shape needs."""
+    """A weight in an HDF5 file: its declared shape, and its bytes (empty if their number does not fit the shape)."""
 
     path: str  #: path of the dataset in the file
     shape: tuple[int, ...]

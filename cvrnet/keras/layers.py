@@ -35,7 +35,7 @@ class KerasWeight:
 
 
 def keras_weights() -> list[KerasWeight]:
-    """Return all weights of the notebook's network."""
+    """Return all weights of the Keras network that the CVR-Net papers' authors built in a notebook."""
     return [*_resnet("encoders.0.backbone."), *_xception("encoders.1."), *_heads("head.blocks.")]
 
 
@@ -97,7 +97,7 @@ process."""
 
 
 def rename_automatic(expected: Collection[str], found: Collection[str]) -> dict[str, str]:
-    """Map each expected layer name to the layer's name in the file, where automatic numbers may be higher.
+    """Map each expected layer name to the layer's name in the file, which may end in a higher number.
 
     If the network was built twice in one process, ``dense_1 ... dense_15`` are called ``dense_16 ... dense_30``.
     Keras numbers layers in the order in which they are built. So the layers of a kind are matched in the order of their

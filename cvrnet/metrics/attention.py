@@ -16,7 +16,7 @@ def attention_scores(
 ) -> dict[str, float | int]:
     """Return how well the pictures' shares in a bag's prediction separate pictures with a lesion from the others.
 
-    Only bags that have pictures with a lesion and pictures without a lesion count.
+    A bag counts only if some of its pictures have a lesion and others have none.
 
     Args:
         shares: For each bag, the share of each picture in the prediction, (pictures,).

@@ -31,8 +31,8 @@ def bootstrap_intervals(
     Patients are drawn with replacement, each with all of their images (cluster bootstrap). Images of one patient are
     similar, so resampling single images would give intervals that are too narrow. If a score is undefined in more than
     a tenth of the resamples (as for a class with fewer than about three patients), its interval is None. Otherwise, the
-    interval is computed from the resamples in which the score is defined. If a score is the same in all resamples, as
-    the sensitivity of a class without errors, its interval has no width; then use
+    interval is computed from the resamples in which the score is defined. If a score is the same in all resamples, such
+    as the sensitivity of a class without errors, its interval has no width; then use
     ``cvrnet.metrics.bootstrap.exact_interval``. If there is only one patient, all intervals are None.
 
     Args:
@@ -59,7 +59,7 @@ def bootstrap_intervals(
 def accuracy_intervals(
     y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], groups: Sequence[Hashable]
 ) -> dict[str, list[float] | None]:
-    """Return the intervals of ``accuracy`` and ``balanced_accuracy`` that `bootstrap_intervals` gives, in less time."""
+    """Return the same intervals of ``accuracy`` and ``balanced_accuracy`` as `bootstrap_intervals`, in less time."""
     labels, table = check(y_true, probabilities, classes)
 
     def score(weights: NDArray[np.float64]) -> dict[str, Any]:

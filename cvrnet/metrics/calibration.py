@@ -83,7 +83,7 @@ def _reliability(truth: NDArray[np.bool_], predicted: NDArray[np.float64], n_bin
 
 
 def bin_numbers(probability: NDArray[np.float64], n_bins: int) -> NDArray[np.intp]:
-    """Return the index of each probability's bin: m - 1 in ((m-1)/M, m/M], where M is ``n_bins``; 0 for the value 0."""
+    """Return the index of each probability's bin: bin i is (i/M, (i+1)/M], where M is ``n_bins``; 0 is in bin 0."""
     if n_bins < 1:
         raise UserError(f"{n_bins} bins: expected at least 1")
     return np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], probability)

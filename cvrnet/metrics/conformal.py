@@ -35,7 +35,7 @@ class PredictionSets:
     by_class: dict[str, list[float]]  #: the same limits for each class with at least `MIN_PATIENTS` patients
 
     def limits(self, classes: Sequence[str], coverage: float, by_class: bool = False) -> list[float]:
-        """Return the lowest probability that puts each class into a set; arguments as in `members`."""
+        """Return, for each class, the lowest probability that puts it into a set; arguments as in `members`."""
         i = coverage_index(coverage)
         if by_class:
             return [self.by_class[name][i] if name in self.by_class else 0.0 for name in classes]
@@ -139,7 +139,7 @@ def average_sets(members: Sequence[PredictionSets | None]) -> PredictionSets | N
     """Return the sets of an ensemble that averages its members' probabilities; each limit is the mean over the members.
 
     The coverage is guaranteed for each member; for the ensemble, it must be measured. The result is None if a member
-    has no sets. A class that ``by_class`` of any member lacks is left out of the result's ``by_class``.
+    has no sets. A class is in the result's ``by_class`` only if it is in the ``by_class`` of every member.
     """
     known = [member for member in members if member is not None]
     if not known or len(known) < len(members):

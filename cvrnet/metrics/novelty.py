@@ -23,7 +23,7 @@ def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
 
 
 def unlike(distances: ArrayLike, quantiles: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """Return, for each image, the share of the validation images that are nearer to the training images: (N,).
+    """For each image, return what share of the validation images is nearer to the training images than it is: (N,).
 
     The share is the mean over F models. It is NaN if no model has distances (F is 0).
 

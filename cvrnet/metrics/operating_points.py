@@ -96,9 +96,10 @@ class OperatingPoint:
 def targets_by_class(
     setting: float | Mapping[str, float] | None, classes: Sequence[str], default: float | None = None
 ) -> dict[str, float]:
-    """Return the target of each class that has one, from a number for all classes or from numbers by class name.
+    """Return the target sensitivity, or target specificity, of each class that has one.
 
-    A class without a number gets the default; if the default is None, the class gets no target.
+    ``setting`` is one number for all classes, or a number by class name. A class without a number gets the default; if
+    the default is None, the class gets no target.
 
     Raises:
         UserError: A number is for a class that is not in ``classes``.

@@ -25,7 +25,8 @@ Table = NDArray[np.float64]
 class Recalibration:
     r"""Changes the probabilities p of a model or an ensemble to :math:`\mathrm{softmax}(a \log p + b)`.
 
-    For a CVR-Net, p is the mean over its heads; for an ensemble, p is also the mean over the folds.
+    Here a is ``scale``, and b is ``bias``. For a CVR-Net, p is the mean over its heads; for an ensemble, p is the mean
+    over the heads and the folds.
     """
 
     scale: float  #: a, the inverse of the temperature; 1: no change
@@ -53,8 +54,8 @@ class Recalibration:
 def free_biases(labels: Sequence[int], groups: Sequence[Hashable], n_classes: int) -> list[int]:
     """Return the indices of the classes whose bias can be fitted.
 
-    At least `MIN_PATIENTS` patients have images of such a class, and at least `MIN_PATIENTS` patients have images of
-    other classes.
+    The bias of a class can be fitted if at least `MIN_PATIENTS` patients have images of the class, and at least
+    `MIN_PATIENTS` patients have images of other classes.
 
     >>> free_biases([0] * 6 + [1] * 5 + [2], range(12), 3)
     [0, 1]
@@ -121,8 +122,8 @@ def fit_prior(probabilities: ArrayLike, trained: Sequence[float]) -> tuple[Recal
 
     Args:
         probabilities: Probabilities of the classes, (N, C).
-        trained: The shares of the classes that the probabilities assume, (C,). If training weighted each class
-            inversely to its number of images, these are equal shares.
+        trained: The share of each class in training, (C,). If training weighted each class inversely to its number of
+            images, all shares are equal.
 
     Returns:
         The `Recalibration`, with scale 1 and a bias for each class; and the estimated shares, (C,).

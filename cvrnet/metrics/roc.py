@@ -19,10 +19,10 @@ def roc_curves(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[st
     A curve holds ``fpr``, ``tpr``, ``threshold`` and ``auc``. For the decision "probability >= threshold", ``tpr`` is
     the sensitivity and ``fpr`` is 1 - specificity. The curve goes from (0, 0) to (1, 1). If no sample or every sample
     belongs to a class, its curve is None. The macro curve (without threshold) is the mean of the class curves, each
-    interpolated linearly at the false-positive rates of all classes. Class curves can rise vertically, so the macro
-    curve has two points at each of these rates: the mean of the lower ends and the mean of the upper ends of the class
-    curves. So the area under the macro curve is the mean of the areas under the class curves. The macro curve is None
-    if all class curves are None.
+    interpolated linearly at the false-positive rates of all classes. Class curves can have vertical steps. So the macro
+    curve has two points at each of these rates: one is the mean of the class curves at the lower ends of their steps,
+    the other is their mean at the upper ends. The area under the macro curve is therefore the mean of the areas under
+    the class curves. The macro curve is None if all class curves are None.
 
     >>> curves = roc_curves([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["tpr"], curves["macro"]["auc"]
@@ -56,9 +56,9 @@ def precision_recall_curves(y_true: ArrayLike, probabilities: ArrayLike, classes
 
     A curve holds ``recall`` (descending), ``precision``, ``threshold``, ``average_precision`` and ``prevalence``, the
     precision of random guessing. The curve of a class without samples is None. Average precision is
-    sum_n (R_n - R_{n-1}) P_n: the area under the step curve in which each precision P_n holds down to the next lower
-    recall R_{n-1}. The macro curve (without threshold) is the mean of the step curves at all their recalls, so the area
-    under the macro curve is the mean of the average precisions.
+    sum_n (R_n - R_{n-1}) P_n: the area under a step curve, which has the precision P_n between the recalls R_{n-1} and
+    R_n. The macro curve (without threshold) is the mean of the step curves at all their recalls, so the area under the
+    macro curve is the mean of the average precisions.
 
     >>> curves = precision_recall_curves([0, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], ["NOR", "CVP"])
     >>> curves["per_class"]["CVP"]["recall"], curves["per_class"]["CVP"]["precision"]

@@ -136,12 +136,12 @@ def mean_std(values: Sequence[Any], ddof: int = 0) -> dict[str, Any]:
     """Return mean and standard deviation over folds, of numbers or of score dictionaries (key by key, nested).
 
     Each number becomes ``{"mean", "std", "n"}``, where n is the number of folds in which it is defined (not None). If
-    it is defined in no fold, mean and std are None. Names, lists (such as the confusion matrix) and keys that a fold
-    lacks are left out.
+    it is defined in no fold, mean and std are None. Texts and lists (such as the confusion matrix) are left out, and so
+    is each key that is missing in any fold.
 
-    `ddof=0` (dividing by n) is the "mean ± standard deviation" of the CVR-Net papers: it reproduces every cell of Table
-    3 in the first paper from the table's rows of single folds. `ddof=1` (the sample standard deviation, larger by 12 %
-    with five folds) does not.
+    `ddof=0` (dividing by n) gives the "mean ± standard deviation" of the CVR-Net papers: applied to the rows of single
+    folds in Table 3 of the first paper, it gives every mean and standard deviation in that table. `ddof=1` (the sample
+    standard deviation, larger by 12 % with five folds) does not.
 
     >>> mean_std([0.964, 0.966, 0.955, 0.968, 0.964])  # Table 3, Task-2, precision: 0.963 ± 0.004
     {'mean': 0.9634, 'std': 0.00445..., 'n': 5}

@@ -1,4 +1,4 @@
-"""Read images for checking and calibrating an export, preprocessed as the network receives them."""
+"""Read and preprocess the images on which an export is checked or calibrated."""
 
 from __future__ import annotations
 

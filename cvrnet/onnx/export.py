@@ -1,4 +1,4 @@
-"""Export a trained model to an ONNX file, which gets its name only after its outputs have been checked."""
+"""Export a trained model to an ONNX file; the file appears only after its outputs have been checked."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def export_onnx(
         calibration: Data set for int8. The images of some patients determine the ranges of the activations. On the
             images of the other patients, the quantised file is compared with the float32 file.
         calibration_images: Number of images that determine the ranges.
-        min_agreement: Smallest share of the other patients' images that must keep their most probable class (for
-            findings: the share that keeps its decision, as the mean over the findings); 0 accepts any share.
-        max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the other patients'
-            images, if they have labels; 1 accepts any loss.
+        min_agreement: Smallest accepted share of the compared images whose most probable class does not change (for
+            findings: whose decision does not change, as the mean over the findings); 0 accepts any share.
+        max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the compared images, if
+            they have labels; 1 accepts any loss.
         any_body_part: Also read DICOM files of parts of the body other than the chest.
         overwrite: Replace an existing file.
-        progress: Called while the quantised file is compared, with the number of images done and the total.
+        progress: Called after each batch of the comparison, with the number of compared images and the total number.
 
     Returns:
         A dictionary with the keys ``folds``, the number of folds; ``checked_on``, a phrase that says on which images
@@ -174,7 +174,7 @@ def _check_size(network: PixelNetwork, img_size: int) -> None:
 
 
 def training_data(folder: Path) -> DataSet | None:
-    """Return the data set that the run.json of a checkpoint's run names; None if run.json is missing or names none."""
+    """Return the data set that is named in run.json of the checkpoint's run folder; None without run.json or a name."""
     return DataSet.of_run(_find_run(folder))
 
 
@@ -229,8 +229,8 @@ def _check(network: PixelNetwork, file: Path, pixels: NDArray[np.uint8]) -> floa
     )
     if not math.isfinite(worst):
         raise UserError(
-            "the trained and the exported network were compared on images, and a probability of at least one of them "
-            "is not finite; nothing was written; `cvrnet predict` shows whether the trained network is the cause"
+            "on the images of the check, the trained network or the exported network gave a probability that is not "
+            "finite; nothing was written; `cvrnet predict` shows whether the trained network is the cause"
         )
     if worst > TOLERANCE:
         raise UserError(

@@ -78,7 +78,8 @@ class OnnxEngine:
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Any]:
         """Predict images now; return a function that returns the result.
 
-        The interface is that of `cvrnet.inference.torch_engine.TorchEngine.start`, which need not wait for the result.
+        `cvrnet.inference.torch_engine.TorchEngine.start` has the same interface, but can return before the result is
+        computed.
         """
         answer = self(pixels, size)
         return lambda: answer

@@ -44,8 +44,9 @@ def bag_sections(results: Results, maps: bool, predictor: Predictor | None = Non
 def attention_section(results: Results, maps: bool, predictor: Predictor | None = None) -> Section:
     """Make the section "Which pictures counted" of a report: which pictures mattered for the prediction of a bag.
 
-    A picture's share is its part of the bag's attention. The section says how well the shares find marked lesions. For
-    some bags, it shows the shares, the pictures with the largest shares and, with ``maps``, their Grad-CAM maps.
+    A picture's share is its part of the bag's attention. If lesions are marked, the section says whether pictures with
+    a lesion have larger shares than the other pictures. For some bags, it shows the shares, the pictures with the
+    largest shares and, with ``maps``, their Grad-CAM maps.
     """
     found = read_attention(results.folders, results.shown)
     chosen = _examples(results, found)

@@ -11,7 +11,7 @@ from cvrnet.report.report_tables import Row
 
 
 def before_after_section(rows: Sequence[Row], sentences: Sequence[str]) -> Section:
-    """Make the section for `cvrnet.report.write_report`: a table with these rows, and sentences about the rows."""
+    """Make the section for `cvrnet.report.write_report`: a table of ``rows``, and ``sentences`` about the table."""
     cells = [
         [
             row["score"].replace("_", " "),

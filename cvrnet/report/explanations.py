@@ -1,4 +1,4 @@
-"""Make the report's section of maps: Grad-CAM of the most confident correct predictions and mistakes."""
+"""Make the report's section with the Grad-CAM maps of some images, such as the most confident mistakes."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ def finding_group_rows(members: Mapping[str, FindingTable]) -> Iterator[Row]:
     ``members`` maps each group to the predictions for its images.
 
     A finding has scores in a group if at least `MIN_PATIENTS` patients of the group have it, and at least
-    `MIN_PATIENTS` patients lack it. The mean is over the findings that have scores in all groups, so that the means can
-    be compared; groups in which no finding has scores are ignored. A mean needs at least two such findings.
+    `MIN_PATIENTS` patients of the group lack it. The mean is over the findings that have scores in all groups, so that
+    the means can be compared; groups in which no finding has scores are ignored. If fewer than two findings have scores
+    in all groups, there are no means.
     """
     scored = {group: _scored(part) for group, part in members.items()}
     sets = [{*names} for names in scored.values() if names]

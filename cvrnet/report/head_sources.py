@@ -1,4 +1,7 @@
-"""Make the report's table "Heads by source": balanced accuracies, and how well heads' inputs predict the source."""
+"""Make the report's table "Heads by source".
+
+For each head, the table has its balanced accuracy on each source, and how well its input predicts the source.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ ALL = {"val": "Validation images", "test": "Test images", INDEPENDENT: "Held-bac
 
 
 def head_source_rows(results: Results) -> list[dict[str, Any]]:
-    """Return rows with each head's balanced accuracy on each group of images (a set or a source) from `_places`.
+    """Return rows with each head's balanced accuracy on each set and source on which heads are compared.
 
     The list is empty if the data set names no source for any image.
     """

@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Decided:
-    """What the thresholds of one rule (one of `RULES`, such as a target sensitivity) decide for each image of a set."""
+    """For each image of a set, the classes that are present according to the thresholds of one of the `RULES`."""
 
     table: AnyTable  #: the predictions for the N images
     positive: NDArray[np.float64]  #: (N, C): 1 if the class is decided to be present, 0 if not, NaN without a threshold

@@ -1,4 +1,4 @@
-"""Write sentences about the patients of a predicted event: how many there are, and what this number can prove."""
+"""Write sentences about a predicted event: which data were kept, and whether they are enough for a validation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def event_patients(table: PredictionTable) -> tuple[int, int]:
 
 
 def evidence_sentence(events: int, others: int) -> str:
-    """Return a sentence on what these numbers of patients with the event, and without it, can prove.
+    """Return a sentence that says whether there are enough patients with the event, and without it, for a validation.
 
     Sources: Vergouwe et al. 2005 (J Clin Epidemiol 58:475), Collins et al. 2016 (Stat Med 35:214), Riley et al. 2020
     (BMJ 368:m441).

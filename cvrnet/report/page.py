@@ -19,7 +19,7 @@ from cvrnet.runs.layout import FIGURES
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the report besides those that every report has."""
+    """A further section of a report: a section that not every report has."""
 
     title: str  #: plain text, not HTML
     html: str  #: the content

@@ -128,7 +128,10 @@ def _paper_table(results: Results) -> ReportTable:
 
 
 def paper_scores(scores: Mapping[str, Any]) -> Row:
-    """Return the scores for `_paper_table`, from a set's scores or from means and stds over folds."""
+    """Return the scores of one row in the report's table that is like Table 3 of the first paper.
+
+    ``scores`` are the scores of a set, or means and standard deviations over folds.
+    """
     weighted, macro = scores["weighted"], scores["macro"]
     return {
         **{f"{key}_weighted": weighted[key] for key in AVERAGES},

@@ -55,14 +55,14 @@ class Results:
 
     @property
     def folds(self) -> list[Mapping[str, Any]]:
-        """The scores of each fold on the set that ``shown`` names; without folds, the model's scores on this set."""
+        """The scores of each fold on the set ``shown``; without folds, the model's scores on this set."""
         return list(self.results["folds"]) if self.kind == "crossval" else [self.scores]
 
     @property
     def independent(self) -> Mapping[str, Any] | None:
-        """The scores of all folds' pooled predictions for the independent images.
+        """The scores on the independent images, for the predictions of all folds together.
 
-        None without independent images, and for a run that is not a cross-validation.
+        None if there are no independent images, or if the run is not a cross-validation.
         """
         part = self.results.get(INDEPENDENT)
         return part["pooled"] if self.kind == "crossval" and part else None
@@ -74,7 +74,7 @@ class Results:
 
     @property
     def sets(self) -> dict[str, Mapping[str, Any]]:
-        """Name of a set -> its scores; for a cross-validation, the scores of all folds' pooled predictions."""
+        """Name of a set -> its scores; for a cross-validation, the scores for the predictions of all folds together."""
         if self.kind != "crossval":
             return dict(self.results)
         beside = {} if self.independent is None else {INDEPENDENT: self.independent}
@@ -105,7 +105,7 @@ class Results:
     def judged(self) -> dict[str, Any]:
         """Name of a set -> its predictions.
 
-        The sets are the set that ``shown`` names and, in a cross-validation, the independent images.
+        The result has the set ``shown`` and, for a cross-validation with independent images, the set of these images.
         """
         tables = {self.shown: self.predictions}
         if self.independent is not None:

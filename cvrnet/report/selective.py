@@ -1,7 +1,8 @@
 """Make the report's section of prediction sets and abstention.
 
-The limits of both were chosen on validation images. For the images of the report, the section compares the measured
-coverage, and the share of images that the model passes on to a human, with the targets.
+The limits of both were chosen on validation images, to reach targets. The section shows whether the limits reach these
+targets on the images of the report: a coverage of the prediction sets, and a share of images that the model passes on
+to a human.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make the report's section on images unlike the training images: what share of each set and source is marked."""
+"""Make the report's section on unusual images: the share of each set and source that is unlike the training images."""
 
 from __future__ import annotations
 

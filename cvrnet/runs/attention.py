@@ -52,7 +52,7 @@ def attention_of(studies: Sequence[Study], shares: Shares, split: str) -> list[S
 
 
 def write_attention(folder: Path, found: Sequence[StudyAttention]) -> dict[str, Any]:
-    """Write attention.csv, with a row for each picture of each bag, and return the scores to add to metrics.json.
+    """Write attention.csv, with a row for each picture of the bags ``found``, and return the scores for metrics.json.
 
     The result is ``{"attention": scores}``, with the scores of `score_attention`. If ``found`` is empty, nothing is
     written, and the result is an empty dictionary.

@@ -54,8 +54,8 @@ class Baselines:
     def of_films(cls, films: Sequence[Record], probabilities: Mapping[str, float]) -> Baselines:
         """Calculate the scores of single films, from the model's probability of the event for each readable film.
 
-        ``last_film`` is None: when a film is taken, it is the patient's last film. So this score would always equal the
-        model's own score for the film.
+        ``last_film`` is None, because on the day when a film is taken, it is the patient's last film so far: this score
+        would always equal the model's own score for the film.
         """
         films = [film for film in films if film.name in probabilities]
         scores: dict[str, list[float] | None] = dict.fromkeys(SCORES)

@@ -18,7 +18,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def create_empty(folder: Path) -> nn.Module | None:
-    """Create the network of a folder's config.json on the meta device; return None if that is not possible."""
+    """Create, on the meta device, the network that config.json in a folder describes; None if that is not possible."""
     tries: list[dict[str, Any]] = [{"device": "meta"}, {}]
     for options in tries:
         try:

@@ -67,5 +67,5 @@ class FindingTable(AnyTable):
 
 
 def table_kind(run: Mapping[str, Any]) -> type[AnyTable]:
-    """Return the class of a run's prediction table, from the content of its run.json."""
+    """Return `FindingTable` if run.json says that the model predicts findings, otherwise `PredictionTable`."""
     return FindingTable if run.get("task") == FindingTable.task else PredictionTable

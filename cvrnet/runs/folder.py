@@ -186,8 +186,8 @@ def claim_folder(
 ) -> None:
     """Write ``description`` to run.json, unless the folder belongs to another job.
 
-    With ``resume``, the folder may already hold a run.json of this job, even one with fewer epochs than
-    ``description``. ``defaults`` are values for settings that the run.json of an older version lacks.
+    With ``resume``, the folder may already hold this job's run.json, in which the number of epochs may be smaller than
+    in ``description``. ``defaults`` are values for settings that the run.json of an older version lacks.
 
     Raises:
         UserError: The folder belongs to another job, or `check_folder` refuses it.
@@ -195,7 +195,7 @@ def claim_folder(
     if check_folder(folder, description["kind"], resume=resume) and (
         changed := _changes(folder, description, defaults or {})
     ):
-        raise UserError(f"{folder} is another run ({'; '.join(changed)}); --overwrite replaces it")
+        raise UserError(f"{folder} holds another run ({'; '.join(changed)}); --overwrite replaces it")
     write_json(folder / RUN, description)
 
 

@@ -64,7 +64,7 @@ def is_reference(model: str | Path) -> bool:
 
 
 def hint(text: str | Path) -> str:
-    """Return the end of an error message: the reference that a text probably means; "" if it names no repository.
+    """Return the end of an error message that suggests an ``hf-hub:`` reference; "" if the text names no repository.
 
     >>> hint("https://huggingface.co/me/chest/tree/fold-2"), hint("runs/2024/folds")
     ('; for a repository on the Hugging Face Hub: hf-hub:me/chest@fold-2', '')
@@ -151,7 +151,7 @@ def fold_commits(run: Snapshot, folds: Sequence[int] = ()) -> dict[str, str]:
 
 
 def check_commits(commits: Any, where: str) -> dict[str, str]:
-    """Check and return the folds' commits in an untrusted run.json, because they become folder names and addresses."""
+    """Return the folds' commits from an untrusted run.json, after a check: they become folder names and addresses."""
     if not isinstance(commits, dict) or not all(
         fold_number(name) and isinstance(commit, str) and _COMMIT.fullmatch(commit) for name, commit in commits.items()
     ):
@@ -162,7 +162,7 @@ def check_commits(commits: Any, where: str) -> dict[str, str]:
 def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Sequence[str] = ()) -> Snapshot:
     """Download files of one commit, or find them in the cache, and check each file's hash.
 
-    If a download failed, the next call continues it, because the cache keeps complete files.
+    After a failed download, the next call takes complete files from the cache and downloads only the others.
 
     Args:
         repo: ``user/repo``.
@@ -171,7 +171,8 @@ def fetch(repo: str, revision: str | None, patterns: Sequence[str], required: Se
         required: Names of files that the commit must have.
 
     Raises:
-        UserError: The Hub does not answer, a file is damaged, or a required file is missing.
+        UserError: The Hub does not answer and the files are not in the cache; or a file is damaged, or a required file
+            is missing.
     """
     shown = f"{repo}@{revision}" if revision else repo
     with hub_errors(f"cannot load {shown}", lambda: "nothing was changed"):

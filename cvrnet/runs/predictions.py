@@ -79,7 +79,7 @@ class AnyTable(ABC):
         """Read the predictions for one set (``val``, ``test``, ``independent``) from one or more folders.
 
         Raises:
-            UserError: A file is missing, is damaged or has other classes; or no image is in the set.
+            UserError: A file is missing, is damaged, or has other classes than ``classes``; or no image is in the set.
         """
         rows: list[dict[str, str]] = []
         parsed, probabilities, folds, unlike = [], [], [], []
@@ -110,10 +110,12 @@ class AnyTable(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> tuple[NDArray[Any], ...]:
-        """Return a tuple of the labels in rows of predictions.csv and, if the rows have them, the heads' predictions.
+        """Return the labels in rows of predictions.csv and, if the rows have them, the predictions of the heads.
+
+        The result is a tuple of one or two arrays.
 
         Raises:
-            KeyError, ValueError: The file has other classes.
+            KeyError, ValueError: The file has other classes than ``classes``.
         """
 
     @abstractmethod

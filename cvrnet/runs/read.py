@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:
-        UserError: The file is missing, is damaged, or has another kind of value.
+        UserError: The file is missing, is damaged, or does not hold a JSON object.
     """
     try:
         with open_regular(path) as file:

@@ -46,7 +46,10 @@ def epoch_batches(n: int, batch_size: int, parts: int, seed: int, epoch: int, le
 
 
 def check_parts(name: str, images: int, parts: int, least: int) -> None:
-    """Raise UserError if ``images`` is less than ``parts * least``; ``name`` says in the message what ``images`` is."""
+    """Raise UserError if ``images``, a number of images, is less than ``parts * least``.
+
+    ``name`` is the name of this number in the message.
+    """
     if images < parts * least:
         needs = " of at least 2 images, as the network's batch norm needs" if least > 1 else ""
         raise UserError(

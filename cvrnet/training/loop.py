@@ -75,9 +75,9 @@ def fit(
         classes: Names of the classes or findings, in the order of the logits.
         cache: The decoded training and validation images, in the config's size.
         folder: The folder of the model.
-        model: The model to train; None: a new model, which is created from the config.
-        features: The vectors (pooled maps) of the training and validation images. With ``features``, only the model's
-            heads are trained; None: the whole network is trained.
+        model: The model to train; if it is None, a new model is created from the config.
+        features: The vectors (pooled maps) of the training and validation images, to train only the model's heads. If
+            it is None, the whole network is trained.
         progress: Callbacks.
 
     Returns:

@@ -38,12 +38,12 @@ _UNREADABLE: tuple[type[Exception], ...] = (*CLIENT_ERRORS, SafetensorError)
 
 
 def is_trained(model: str) -> bool:
-    """Return whether ``model`` of a config names a trained model (in a folder or on the Hub), and not a timm model."""
+    """Return whether the setting ``model`` names a trained model (in a folder or on the Hub), and not a timm model."""
     return model.startswith(("local-dir:", "hf-hub:"))
 
 
 def resolve_interpolation(config: TrainConfig) -> TrainConfig:
-    """Return the config with ``interpolation="auto"`` replaced by the filter for its model.
+    """Return the config, with the interpolation that suits its model in place of ``"auto"``.
 
     A registered CVR-Net has its own interpolation, and a trained model keeps the interpolation of its training. Other
     models get the papers' nearest neighbour, so comparisons with the papers' network are fair.

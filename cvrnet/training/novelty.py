@@ -59,16 +59,16 @@ def fit_novelty(train: list[Tensor], validation: list[Tensor], weight_bytes: int
 def fit_sides(
     head: NoveltyHead, train: Tensor, mirrored: Tensor, validation: Tensor, inputs: list[Tensor]
 ) -> NoveltyHead:
-    """Add the detection of mirrored images to a novelty head: a ridge regression on the maps' left-right differences.
+    """Add the detection of mirrored images to a novelty head: a ridge regression on left-right differences.
 
-    The regression learns the value 1 for mirrored images, and -1 for images as they are. The validation images are not
-    mirrored, so their values should be negative. If the share of negative values is at most `LEAST_TOLD`, the
-    regression cannot detect mirrored images, for example because left and right look alike in all images. The head then
-    stays unchanged.
+    These are differences between the left and the right half of the feature maps. The regression learns the value 1 for
+    mirrored images, and -1 for other images. The validation images are not mirrored, so their values should be
+    negative. If the share of negative values is at most `LEAST_TOLD`, the regression cannot detect mirrored images, for
+    example because left and right look alike in all images. The head then stays unchanged.
 
     Otherwise, the regression is shifted so that the median of its values for the validation images is 0. Let d be the
     1 - (`FALSE_ALARMS` - `SIDE_ALARMS`) quantile of the validation images' distances. The regression is scaled so that
-    its values for the share `SIDE_ALARMS` of the validation images are above d.
+    a share `SIDE_ALARMS` of the validation images gets values above d.
 
     Args:
         head: the result of `fit_novelty`.

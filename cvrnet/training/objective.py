@@ -24,7 +24,7 @@ class Objective(Protocol):
 
     @property
     def labels(self) -> Sequence[Any]:
-        """The label of each training image; the loader passes these on to `losses`."""
+        """The labels of the training images; the loader passes them on to `losses`."""
         ...
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -39,7 +39,10 @@ class Objective(Protocol):
 def make_objective(
     config: TrainConfig, train: Sequence[Record], val: Sequence[Record], classes: Sequence[str], device: torch.device
 ) -> Objective:
-    """Return the objective for the config and these images; ``classes`` are in the order of the logits."""
+    """Return the objective for training on ``train`` with validation on ``val``.
+
+    ``classes`` are in the order of the logits.
+    """
     if config.findings:
         truth, validation = known_findings(train), known_findings(val)
         return FindingsObjective(config, truth, validation, device)

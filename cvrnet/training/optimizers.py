@@ -18,8 +18,8 @@ def create_optimizer(
     """Create the timm optimiser with this name, which may begin with ``lookahead_``.
 
     Raises:
-        UserError: timm has no optimiser with this name, or the optimiser needs something that is missing: second
-            derivatives (training does not compute these), a package, or a device.
+        UserError: timm has no optimiser with this name, the optimiser needs second derivatives, which training does not
+            compute, or it needs a package or a device that is missing.
     """
     names = [str(name) for name in timm.optim.list_optimizers()]
     known = [n for n in names if not timm.optim.get_optimizer_info(n).second_order]

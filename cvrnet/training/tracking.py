@@ -31,9 +31,9 @@ def check_tracker(name: str) -> None:
 def tracked(tracker: str, progress: Progress, run: str, folder: Path, config: TrainConfig) -> Iterator[Progress]:
     """Yield ``progress`` with callbacks that also report each epoch's row of history.csv to a tracker.
 
-    TensorBoard writes to ``folder/tensorboard``. The other trackers list the training as ``run`` in the project
-    `PROJECT`. Every tracker gets the config and the scores, and nothing about the images. If ``tracker`` is "", nothing
-    is reported.
+    TensorBoard writes to ``folder/tensorboard``. The other trackers list the training under the name ``run`` in the
+    project `PROJECT`. Every tracker gets the config and the scores, and nothing about the images. If ``tracker`` is "",
+    nothing is reported.
 
     Raises:
         UserError: The tracker does not start, for example because its service needs a login.

@@ -41,7 +41,7 @@ class Updates:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The parts of a saved state other than the model."""
+        """What is saved in a state besides the model, such as the optimiser."""
         parts = {"optimizer": self.optimizer, "plateau": self.plateau, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
 
@@ -55,7 +55,7 @@ class Updates:
         self.scaler.scale(loss).backward()
 
     def step(self, number: int) -> None:
-        """Update the model with the accumulated gradients, and clear them; ``number`` is the number of the step."""
+        """Update the model with the accumulated gradients, and clear them; this is step ``number`` of the training."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

@@ -59,7 +59,7 @@ class WholeNetwork:
         return {"model": self.trained}
 
     def begin_epoch(self, epoch: int) -> nn.Module:
-        """Return the network that the epoch's steps call, in training mode."""
+        """Prepare the network for an epoch, and return it, in training mode."""
         if self.config.freeze:
             self._freeze(epoch <= int(self.config.freeze))
         self.network.train()

@@ -53,7 +53,7 @@ class Local:
 def judge(
     decisions: Decisions, quantiles: Sequence[Table], probabilities: Table, distances: Table, classes: Sequence[str]
 ) -> Judged:
-    """Return the decisions for N images, made by the rules in ``decisions``, and how unusual each image is.
+    """Apply the rules in ``decisions`` to N images; return the decisions, and how unusual each image is.
 
     ``probabilities`` are (N, C). ``distances`` (N, folds) are the images' distances from the training images of each
     fold. ``quantiles`` has an array for each fold: the quantiles with which `unlike` compares this fold's distances.
@@ -79,7 +79,8 @@ def fit_quantiles(distances: Table) -> list[Table]:
 def choose(local: Local, probabilities: Table, source: Decisions) -> Decisions:
     """Return new rules (thresholds, prediction sets and limits of uncertainty), chosen on the calibrated probabilities.
 
-    The new thresholds aim at the same sensitivities and specificities as those in ``source``, the earlier rules.
+    The new thresholds have the same target sensitivities and specificities as the earlier thresholds, which are in
+    ``source``. A class without an earlier target sensitivity gets `DEFAULT_SENSITIVITY`.
     """
     targets: dict[str, dict[str, float]] = {"sensitivity": {}, "specificity": {}}
     for point in source.operating_points:
@@ -116,8 +117,9 @@ def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Ju
 def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
     """Return the rows of tables/before_after.csv: scores before and after, and changes, with 95 % intervals.
 
-    The intervals are from a bootstrap over patients (for shares of 0 or 1, exact binomial intervals). They do not
-    include the uncertainty of the calibration itself: other images would have given another calibration.
+    The intervals are from a bootstrap over patients; if a sensitivity, specificity or other share is 0 or 1, they are
+    exact binomial intervals. They do not include the uncertainty of the calibration itself: other images would have
+    given another calibration.
     """
     change = sample_log_loss(local.labels, after.probabilities) - sample_log_loss(local.labels, before.probabilities)
     rows = []

@@ -199,7 +199,7 @@ def _difference(test: Mapping[str, float], value: float) -> str:
 
 
 def own_interpolations(own: Mapping[str, str]) -> str:
-    """Return a sentence with the interpolation of each model's images; ``own`` maps models to interpolations.
+    """Return a sentence that names each model's interpolation; ``own`` maps models to interpolations.
 
     >>> own_interpolations({"cvrnet": "nearest", "cvrnet_lite": "bilinear", "resnet50": "nearest"})
     "Images are resized by each model's own interpolation: nearest for cvrnet and resnet50, bilinear for cvrnet_lite."
@@ -209,7 +209,7 @@ def own_interpolations(own: Mapping[str, str]) -> str:
 
 
 def brief_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the table of `benchmark_rows` with only the columns that fit a terminal, and the main score's p-values."""
+    """Return the columns of `benchmark_rows` that fit a terminal, and a column with the main score's p-values."""
     layout = _layout(result)
     main = layout.columns[layout.main]
     p = f"p against {result['reference']}"

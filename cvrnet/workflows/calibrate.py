@@ -82,7 +82,7 @@ def calibrate(
     (`cvrnet.metrics.abstention`). The scores after the calibration are cross-validated by patient. With
     ``unlabelled`` images, it estimates the share of each class and corrects the probabilities for the shares
     (`fit_prior`); the calibrated model has no thresholds, because these need labels. In both cases, a model with a
-    novelty head then marks images that are less like the training images than 95 % of the images in ``data``.
+    novelty head then marks images that are less like the training images than 95 % of the images in ``data`` are.
 
     ``model`` is as in `cvrnet.workflows.evaluate`, but not an ONNX file. The weights do not change: the calibration is
     in config.json, and `Predictor` applies it to the probabilities averaged over heads and folds. So the folds of a run
@@ -215,7 +215,7 @@ def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor
     local = Local(classes, np.array([classes.index(r.label) for r in records]), groups, answers, distances)
     patients = {name: len({g for g, r in zip(groups, records, strict=True) if r.label == name}) for name in classes}
     if alone := [name for name, count in patients.items() if count == 1]:
-        raise UserError(f"{alone[0]} has images of one patient only; add another patient, or leave the class out")
+        raise UserError(f"all images of {alone[0]} are of one patient; add another patient, or leave the class out")
     folds = make_folds(records, min(N_FOLDS, *(count for count in patients.values() if count)))
     before = judge(predictor.decisions, predictor.quantiles, answers, distances, classes)
     after = cross_validated(local, folds, predictor.decisions)

@@ -42,7 +42,7 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     """
     run = read_json(output / RUN)
     if run.get("kind") != "crossval":
-        raise UserError(f"{output} is not a cross-validation; expected a folder of `cvrnet crossval`")
+        raise UserError(f"{output} is not a cross-validation; expected the output folder of `cvrnet crossval`")
     folders = read_folds(output, run)
     missing = [folder.name for folder in folders if not (folder / METRICS).is_file()]
     if missing:
@@ -53,8 +53,8 @@ def collect(output: Path, *, maps: bool = True) -> dict[str, Any]:
     short = [folder.name for folder in folders if not is_finished(folder, config)]
     if short:
         raise UserError(
-            f"{output}: {', '.join(short)} trained fewer than the run's {config.epochs} epochs; to continue, repeat "
-            "the run's command with --resume or --only-fold"
+            f"{output}: {', '.join(short)} had fewer training epochs than the run's {config.epochs}; to continue, "
+            "repeat the run's command with --resume or --only-fold"
         )
     metrics = [read_json(folder / METRICS) for folder in folders]
     several = {**MULTILABEL, "findings": run["classes"]}

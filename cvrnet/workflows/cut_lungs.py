@@ -70,7 +70,7 @@ def whole_sentence(whole: int, images: int, option: str) -> str:
 def lungs_used(
     predictor: Predictor, records: Sequence[Record], say: Callable[[str], object]
 ) -> dict[str, dict[str, list[str]]]:
-    """Return what run.json says about masks: a line for each picture used whole; ``{}`` if the model needs no masks."""
+    """Return the key ``lungs`` of run.json: a line for each picture used whole; ``{}`` if the model needs no masks."""
     lungs, whole = predictor.preprocessing.lungs, predictor.whole_pictures()
     if lungs is None:
         return {}

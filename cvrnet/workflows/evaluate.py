@@ -82,7 +82,7 @@ def write_evaluation(
 ) -> dict[str, Any]:
     """Write metrics.json, predictions.csv and figures for one or more sets of images; the figures show the last set.
 
-    ``further`` maps the name of a set to further scores, which are added to the scores of this set.
+    ``further`` maps the name of a set to further scores, which are written beside the scores of this set.
 
     Returns:
         The content of metrics.json: the scores of each set (see `cvrnet.scoring.score`), and ``head_accuracy`` for a
@@ -267,7 +267,7 @@ def read_for(
     say: Callable[[str], object] = lambda line: None,
     uncertain: str = "ignore",
 ) -> list[Record]:
-    """Return the images of a data set with labels for a model; ``classes`` are the model's classes or findings.
+    """Read the images of a data set, and label them for a model; ``classes`` are the model's classes or findings.
 
     Raises:
         DataError: Rows of the manifest are wrong.

@@ -246,5 +246,6 @@ def _write_split(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     before = {(row["path"], sets.get(row["fold"], row["fold"])) for row in read_rows(path, ("path", "fold"))}
     if before != {(row["path"], str(row["fold"])) for row in rows}:
         raise UserError(
-            f"{path}, from an earlier start of this run, splits the images differently; --overwrite replaces the run"
+            f"the split in {path}, from an earlier start of this run, differs from the present split; "
+            "--overwrite replaces the run"
         )

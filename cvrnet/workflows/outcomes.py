@@ -33,7 +33,7 @@ class Films:
 
     @classmethod
     def at_risk(cls, records: Sequence[Record], outcome: Outcome) -> Films:
-        """Return all films; ``kept`` are those that `Course.at_risk` selects. Errors as in `read_course`."""
+        """Find the films that may be used to predict the outcome (see `Course.at_risk`). Errors as in `read_course`."""
         course, wrong = read_course(records, outcome)
         kept, further, late = course.at_risk(records)
         return cls(course, records, kept, [*wrong, *further], late)
@@ -44,8 +44,8 @@ def label_films(
 ) -> tuple[list[Record], dict[str, Any]]:
     """Return the readable films with their labels, and the value of the key ``outcome`` of run.json.
 
-    ``say`` is called with a line for each problem, and with lines on what was kept. With ``both``, the labels
-    ``yes`` and ``no`` must both occur.
+    ``say`` is called with a line for each problem, and with lines on how many films are dropped and kept. With
+    ``both``, the labels ``yes`` and ``no`` must both occur.
 
     Raises:
         UserError: No film is left or, with ``both``, one of the two labels does not occur.

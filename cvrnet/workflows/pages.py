@@ -58,7 +58,7 @@ def audit_run(
 
 
 def share_audit(sweep: Path, run: Path) -> None:
-    """Copy the audit in the folder ``sweep``, if there is one, to one of the runs in this folder."""
+    """Copy the audit of a benchmark or a leave-one-source-out job, if there is one, to one of its runs."""
     for name in (AUDIT_PAGE, AUDIT):
         if (sweep / name).is_file():
             with atomic_write(run / name) as temporary:

@@ -202,7 +202,9 @@ def _images(
             return given, False, f"{known} of the {len(given)} images, or their patients, were used to train the soup"
         return given, True, f"{len(given)} images of {data}"
     if not own:
-        raise UserError(f"the images of {run} are missing or have changed; expected DATA with images for the scores")
+        raise UserError(
+            f"the images of {run} are missing or have changed; pass DATA, the images on which the soup is scored"
+        )
     if outside := [r for r in own if not seen.fold_of(r)]:
         source = about.get("test_source") or "split=test"
         return outside, True, f"{len(outside)} images of {source}, which no fold was trained on"

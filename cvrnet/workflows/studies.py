@@ -34,8 +34,8 @@ def with_studies(
 ) -> tuple[list[Any], TrainConfig, list[str]]:
     """Return the bags of readable pictures, the config, and a line for each picture or bag left out.
 
-    In the config, ``time`` is set to False if no picture has a day. ``problems`` are lines about pictures that cannot
-    be used. ``say`` is called with each line and, last, with a line about the size of the bags.
+    In the config, ``time`` is set to False if the day of every picture is unknown. ``problems`` are lines about
+    pictures that cannot be used. ``say`` is called with each line and, last, with a line about the size of the bags.
 
     Raises:
         DataError: No bag is left.
@@ -75,8 +75,9 @@ Answer = Callable[[Sequence[Any]], BagAnswers]
 
 
 def add_attention(answer: Answer, sets: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Write attention.csv for the bags of all sets except ``train``; return for each set the scores of the attention.
+    """Write attention.csv for the bags of all sets except ``train``.
 
+    Return, for each of these sets, how well the attention finds the pictures with a lesion (see `score_attention`).
     ``answer`` returns the predictions for bags, and each picture's share in the prediction for its bag.
     """
     found, scores = [], {}

@@ -60,8 +60,9 @@ def train(
     """Fine-tune one model on a folder or manifest, evaluate its best epoch, and write the report.
 
     Validation images are those whose ``split`` is ``val`` or, if there are none, the images of randomly drawn patients.
-    Independent images are scored once, at the end. The run folder gets run.json, split.csv, config.json,
-    model.safetensors, history.csv, metrics.json, predictions.csv, figures/, tables/, report.html and audit.html.
+    The images held back for testing (the set ``independent``) are scored once, at the end. The run folder gets
+    run.json, split.csv, config.json, model.safetensors, history.csv, metrics.json, predictions.csv, figures/, tables/,
+    report.html and audit.html.
 
     Arguments and errors: see `cvrnet.workflows`.
 
@@ -86,7 +87,7 @@ def train(
 def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
     """Return the images of each set of one training (see `cvrnet.data.splits.holdout_sets`).
 
-    The config has the fraction of the validation set and the seed.
+    The arguments ``val_fraction``, ``seed`` and ``findings`` of that function are from the config.
     """
     return holdout_sets(records, config.val_fraction, config.seed, test_source, config.findings)
 

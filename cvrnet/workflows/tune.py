@@ -40,9 +40,10 @@ def tune(
     `cvrnet.workflows`.
 
     Returns:
-        A row for each fold: its name, the number of parts that the search found, and the largest change that bfloat16
-        causes in a probability. There are two such changes: one before the search, with the parts that the encoders'
-        attributes ``float32_parts`` name, and one after the search, with the parts that it found.
+        A row for each fold. ``model`` is its name, and ``float32 parts`` is the number of parts that the search found.
+        ``largest change before`` and ``largest change after`` are the largest change that bfloat16 causes in a
+        probability: before the search, when the parts that the encoders' attributes ``float32_parts`` name are in
+        float32; after the search, when the parts that it found are in float32.
 
     Raises:
         UserError: The model is not a local CVR-Net for single images, or no image can be read.

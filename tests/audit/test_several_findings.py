@@ -237,5 +237,5 @@ def test_a_finding_that_all_have_or_none_has(cells):
 
 def test_a_model_is_not_audited_on_findings(tmp_path, monkeypatch):
     records, _, names = read_audited(write_films(tmp_path / "data", 20, columns=False))
-    with pytest.raises(UserError, match="--model audits models of one class per image"):
+    with pytest.raises(UserError, match="--model needs images with one label each"):
         audit(records, names=names, examination=object())

@@ -33,7 +33,7 @@ def test_folders_of_masks_are_masks(tmp_path):
     assert (two.lung_mask, two.lesion_mask) == (tmp_path / "B/lung masks/2.png", tmp_path / "B/infection masks/2.png")
     assert three.lung_mask == tmp_path / "B/Lung_Masks/3_mask.tif"
     assert said == [
-        f"{tmp_path}: 4 images are masks of other images, as their names or folders say",
+        f"{tmp_path}: 4 images are masks of other images, judging by their names or folders",
         f"{tmp_path}: 1 entry passed over (a mask without an image 1)",
     ]
     assert len(find_images([str(tmp_path)]).files) == 3

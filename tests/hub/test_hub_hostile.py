@@ -249,7 +249,7 @@ def test_a_link_out_of_the_run_is_not_followed(folds: Path, tmp_path: Path, link
         secret.write_text('{"password": "x"}')
     (folds / link).symlink_to(secret)
     assert f"{folds / link}" in (line := refused(folds))
-    assert "is a link out of the run" in line
+    assert "outside the run; replace the link by a copy" in line
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_a_second_push_keeps_what_people_did(hub: LocalHub, folds: Path, cli: An
     head = hub.repository(REPO).branches["main"]
     status, _, err = cli("push", folds, REPO)
     assert (status, hub.repository(REPO).branches["main"]) == (0, head), "nothing had to change"
-    assert "Kept, because somebody edited it: README.md (summary). --overwrite replaces it." in err
+    assert "Parts kept, because somebody edited them: README.md (summary). --overwrite replaces them." in err
     hub.add(REPO, {"notes.txt": b"of the fold"}, "fold-1")
     (folds / "history.csv").write_text("epoch,lr\n1,0.1\n")
     (folds / "fold-1/history.csv").write_text("epoch,lr\n1,0.1\n")

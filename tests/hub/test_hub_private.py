@@ -113,7 +113,7 @@ def test_a_pulled_runs_data_are_never_opened(
     hub.add("ada/single", read_checkpoint(folds / "fold-1"))
     hub.add("ada/single", {"run.json": json.dumps({"kind": "train", **hostile}).encode()})
     cvrnet.pull_folds(REPO, tmp_path / "pulled")
-    with pytest.raises(UserError, match="expected DATA with images for the scores"):
+    with pytest.raises(UserError, match="pass DATA, the images on which the soup is scored"):
         make_soup(tmp_path / "pulled", tmp_path / "soup", audit=False, maps=False)
     change_run(folds, **hostile)
     asked: list[object] = []

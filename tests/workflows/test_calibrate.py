@@ -161,7 +161,7 @@ def test_images_that_cannot_teach_are_refused(run, phantoms, elsewhere, tmp_path
         calibrate(str(run), strange, out)
     ncp = next(row["patient_id"] for row in rows if row["label"] == "NCP")
     lonely = _some(elsewhere, lambda row: row["label"] != "NCP" or row["patient_id"] == ncp)
-    with pytest.raises(UserError, match="NCP has images of one patient only"):
+    with pytest.raises(UserError, match="all images of NCP are of one patient"):
         calibrate(str(run), lonely, out)
     with pytest.raises(UserError, match="ONNX"):
         calibrate("model.onnx", elsewhere, out)

@@ -169,7 +169,7 @@ def test_a_resumed_run_keeps_its_folds(crossval, phantoms, tmp_path):
     turned = {row["path"]: int(row["fold"]) % 3 + 1 for row in rows(crossval / "split.csv")}
     other = tmp_path / "split.csv"
     other.write_text("path,fold\n" + "".join(f"{name},{fold}\n" for name, fold in turned.items()))
-    with pytest.raises(UserError, match=r"split\.csv, .* splits the images differently; --overwrite replaces the run"):
+    with pytest.raises(UserError, match=r"split\.csv, .* differs from the present split; --overwrite replaces the run"):
         cross_validate(phantoms, crossval, CONFIG, split_from=other, resume=True, **PLAIN)
     assert (crossval / "split.csv").read_bytes() == before
     copy = shutil.copytree(crossval, tmp_path / "copy")

@@ -116,7 +116,7 @@ def test_folds_of_different_epochs_are_not_joined(phantoms, tmp_path):
     two = replace(CONFIG, epochs=2)
     for fold, config in ((1, SHORT), (2, two), (3, two)):
         cross_validate(phantoms, run, config, n_folds=3, only_fold=fold, **PLAIN)
-    with pytest.raises(UserError, match=r"run: fold-1 trained fewer than the run's 2 epochs; .* --resume"):
+    with pytest.raises(UserError, match=r"run: fold-1 had fewer training epochs than the run's 2; .* --resume"):
         collect(run)
     cross_validate(phantoms, run, two, n_folds=3, only_fold=1, **PLAIN)
     assert len(collect(run)["folds"]) == 3

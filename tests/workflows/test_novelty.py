@@ -184,7 +184,7 @@ def test_the_page_says_so(gated):
     decided = {"set": ["CVP", "NOR"], "abstain": True}
     page = markup.probabilities(replace(answer, decided=decided), answering.classes, answering.members)
     assert "<b>CVP, NOR</b>" in page
-    assert "20 % most uncertain" in page
+    assert "more uncertain than about 80 %" in page
     for unlike_training, shown in ((1.0, True), (0.5, False)):
         prediction = replace(answer.prediction, unlike_training=unlike_training)
         page = markup.probabilities(replace(answer, prediction=prediction), answering.classes, answering.members)

@@ -110,7 +110,7 @@ def test_an_interrupted_replacement_is_resumed_and_the_old_run_stays_until_then(
         train(phantoms, tmp_path / "run", config, **PLAIN)
     with pytest.raises(UserError, match="unknown model 'cvrnot'"):
         train(phantoms, tmp_path / "run", replace(config, model="cvrnot"), overwrite=True, **PLAIN)
-    with pytest.raises(UserError, match=r"\.old\.cvrnet-new is another run \(lr is now 0.5, was 0.001\)"):
+    with pytest.raises(UserError, match=r"\.old\.cvrnet-new holds another run \(lr is now 0.5, was 0.001\)"):
         train(phantoms, tmp_path / "run", replace(config, lr=0.5), resume=True, **PLAIN)
     assert (contents(target), contents(new)) == (before, unfinished)
 

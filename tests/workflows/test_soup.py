@@ -140,7 +140,7 @@ def test_without_images_elsewhere_it_says_what_the_scores_are_worth(folds, tmp_p
     assert "can show that a soup is broken, but not that it is good" in soup["images"]
     assert not (tmp_path / "soup/metrics.json").exists()
     (tmp_path / "run/run.json").write_text(json.dumps(about | {"data": str(tmp_path / "gone")}))
-    with pytest.raises(UserError, match="expected DATA with images for the scores"):
+    with pytest.raises(UserError, match="pass DATA, the images on which the soup is scored"):
         make_soup(tmp_path / "run", tmp_path / "other")
     soup = make_soup(tmp_path / "run", tmp_path / "other", about["data"], device="cpu", amp="fp32", **PLAIN)
     assert "are the average over the folds, because the run's images are missing" in soup["batch_norm"]
