@@ -1,6 +1,6 @@
 """Read images and their labels from files, split them, and turn them into batches for a network.
 
-The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
+The first and the second CVR-Net paper are arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 """
 
 from typing import TYPE_CHECKING

@@ -94,10 +94,10 @@ class Course:
     notes: Sequence[str] = field(default_factory=tuple)  #: warnings about the column's values, one sentence each
 
     def at_risk(self, records: Sequence[Record]) -> tuple[list[Record], Lines, Lines]:
-        """Return the films to use, a line for each film without a valid day, and a line for each film that is too late.
+        """Return the films to use, a message for each film without a valid day, and one for each film taken too late.
 
         A valid day is a number. With ``yes_no`` and ``until="first"``, a film needs no day. Films of patients who are
-        not in ``fates`` are left out without a line.
+        not in ``fates`` are left out without a message.
         """
         kept, problems, late = [], [], []
         for record in records:

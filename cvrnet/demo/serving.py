@@ -1,4 +1,4 @@
-"""Serve the demo's page: by default to this machine only; it keeps no upload, and contacts no other server."""
+"""Serve the demo's page, by default to this machine only. The server keeps no upload and contacts no other server."""
 
 from __future__ import annotations
 

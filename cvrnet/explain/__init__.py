@@ -2,7 +2,7 @@
 
 Some modules need the extra ``train``, such as `cvrnet.explain.pictures` (overlays and figures as files) and
 `cvrnet.explain.measure_data` (maps compared with masks). This package does not import these modules; import each of
-them by its full name. The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv
+them by its full name. The first and the second CVR-Net paper are arXiv 2007.11993 and medRxiv
 2020.11.07.20227504.
 """
 

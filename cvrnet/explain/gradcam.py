@@ -64,8 +64,8 @@ def class_evidence(model: nn.Module, x: Tensor, target: Tensor) -> list[Tensor]:
         target: Class indices (N,).
 
     Returns:
-        The evidence in each map, float32 (N, H, W); zero for maps that no head uses. The indices that `map_parts`
-        returns are indices into this list.
+        A list with the evidence in each feature map, float32 (N, H, W); zero for maps that no head uses. `map_parts`
+        returns indices into this list.
 
     Raises:
         UserError: The model has no feature maps, or no classifier.

@@ -4,7 +4,7 @@ Every ``plot_`` function returns a `matplotlib.figure.Figure` and does not chang
 pyplot, and keeps the backend and the style. Figures have dark text on white, and the colours of Okabe and Ito, which
 colour-blind readers can distinguish. ``title`` is the heading of the figure; by default, a figure has no heading.
 
-The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
+The first and the second CVR-Net paper are arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 """
 
 from cvrnet.figures.plot_attention import plot_attention

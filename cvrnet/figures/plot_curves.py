@@ -103,10 +103,10 @@ def _draw_crowd(
 
 
 def plot_calibration(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Draw a reliability curve for each class, and one for the predictions.
+    """Draw a reliability curve for each class, and one for the predicted class of each image.
 
-    The curve for the predictions, "Predicted class" in the legend, compares the probability of each image's predicted
-    class with the accuracy. Beside it, the legend gives the expected calibration error (ECE) and the Brier score. Bars
+    The latter, "Predicted class" in the legend, compares the probability of each image's predicted class with the
+    accuracy. Its label also gives the expected calibration error (ECE) and the Brier score. Bars
     below show how many images are in each bin of this probability; few images make a noisy curve. ``curves`` are
     from `cvrnet.metrics.calibration_curve`.
     """

@@ -1,7 +1,7 @@
 """The multi-scale averaging head: each map has a fully connected block, and the outputs of the blocks are averaged.
 
-It is described in section 2.2 of the first paper. The two CVR-Net papers: the first is arXiv 2007.11993, the second is
-medRxiv 2020.11.07.20227504.
+It is described in section 2.2 of the first paper. The first and the second CVR-Net paper are
+arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 """
 
 # Annotations must be types, not strings: FX copies them into its graphs, where TorchScript reads them.

@@ -50,10 +50,12 @@ def answer_frozen(model: CVRNet, features: FrozenFeatures, studies: Sequence[Stu
 
 
 def frozen_bags(features: FrozenFeatures, studies: Sequence[Study]) -> Bags:
-    """Return studies as bags, with the stored vectors of their pictures (view 0: without augmentation)."""
+    """Return studies as bags, with the stored vectors of their pictures without augmentation."""
     rows = features.rows(pictures_of(studies))
     return make_bags(
-        features.vectors[rows, 0], [len(s.pictures) for s in studies], [d for s in studies for d in s.days]
+        features.vectors[rows, 0],  # the first version of each picture is not augmented
+        [len(s.pictures) for s in studies],
+        [d for s in studies for d in s.days],
     )
 
 

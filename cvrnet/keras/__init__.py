@@ -1,6 +1,6 @@
 """Load and convert Keras 2.3.1 checkpoints of the CVR-Net papers' authors, and count parameters as Keras does.
 
-See docs/keras.md. The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
+See docs/keras.md. The first and the second CVR-Net paper are arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 """
 
 from cvrnet.keras.convert import convert_keras, load_keras

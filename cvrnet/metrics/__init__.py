@@ -4,7 +4,7 @@ Most functions take `y_true`, class indices of shape (N,), and `probabilities` o
 The prediction is the class with the highest probability (of several such classes, the first). An undefined score, such
 as the AUC if only one class is present, is None, without a warning.
 
-The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
+The first and the second CVR-Net paper are arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 """
 
 from cvrnet.metrics.bootstrap import bootstrap_intervals

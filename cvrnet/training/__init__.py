@@ -1,6 +1,6 @@
 """Fine-tune models by the papers' protocol. This needs the package's extra ``train``.
 
-The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
+The first and the second CVR-Net paper are arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 """
 
 from cvrnet.moved import moved_names

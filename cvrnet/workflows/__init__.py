@@ -30,7 +30,7 @@ message lists all of them. It raises `cvrnet.errors.UserError` if ``output`` has
 setting does not fit the data. Under ``accelerate launch``, jobs that train return the result on the main process, and
 ``{}`` on the other processes.
 
-The two CVR-Net papers: the first is arXiv 2007.11993, the second is medRxiv 2020.11.07.20227504.
+The first and the second CVR-Net paper are arXiv 2007.11993 and medRxiv 2020.11.07.20227504.
 """
 
 from cvrnet.workflows.calibrate import calibrate

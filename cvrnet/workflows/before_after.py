@@ -95,7 +95,7 @@ def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Ju
     """Return the results after calibration: each fold's images get a calibration that is fitted to the other folds.
 
     ``folds`` has the fold of each image in ``local``; these folds are not the folds of the model. ``source`` has the
-    earlier rules, as in `choose`.
+    thresholds and other rules from before the calibration.
     """
     shape = (len(local.labels), len(local.classes))
     table, in_set, away = np.zeros(shape), np.full(shape, np.nan), np.full(shape[0], np.nan)

@@ -111,8 +111,8 @@ def describe_evaluation(
 ) -> dict[str, Any]:
     """Return an evaluation's run.json: the model, the images, and how many of the images the model was trained on.
 
-    ``independent_sources`` are the images' sources without the sources of the training images; None if the training
-    images are not known. ``seen_images`` is the number of images whose path or patient the model was trained or
+    ``independent_sources`` are the images' sources from which no training image came; None if the training images
+    are not known. ``seen_images`` is the number of images whose path or patient the model was trained or
     validated on. Only images with a prediction are counted. ``model`` is the MODEL argument that the user gave.
     """
     readable = set(predictions.names)
@@ -213,7 +213,7 @@ def score_records(
 ) -> tuple[Any, dict[str, Any]]:
     """Predict and score the images, and write all files of an evaluation except audit and report.
 
-    ``about`` has further keys of run.json (see `read_scored`). Return the predictions, and the result of `evaluate`.
+    ``about`` (see `read_scored`) is added to run.json. Return the predictions, and the result of `evaluate`.
     """
     attention: list[StudyAttention] = []
     predictor.use_masks(records)

@@ -34,9 +34,9 @@ class LungSheet:
         self._rng = np.random.default_rng(0)
 
     def compare(self, record: Record, picture: NDArray[np.uint8], given: Mask, found: Mask, dice: float) -> None:
-        """Add a picture with the data set's mask (blue) and the segmenter's mask (orange).
+        """Offer a picture with the data set's mask (blue) and the segmenter's mask (orange).
 
-        The sheet shows the pictures with the lowest Dice.
+        Of all pictures that are offered, the sheet shows only those with the lowest Dice.
         """
         drawn = _recoloured(as_colour(picture), given)
         self._add("given (blue) and found (orange): lowest Dice", dice, f"Dice {dice:.3f}", draw_outline(drawn, found))

@@ -232,7 +232,10 @@ def _check(model: str, config: TrainConfig, num_classes: int) -> None:
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per source: scores (mean ± std over folds) on the other sources and on this one, and the drop."""
+    """Return a row for each source that was left out, with the scores of the models trained on the other sources.
+
+    The scores (mean ± std over folds) are those on the other sources and on the source left out, and their difference.
+    """
     rows = []
     for source, entry in summary["sources"].items():
         row = {"source left out": source, "images": entry["images"]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,3 +30,10 @@ with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ImportError):
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     """Two folds that answer differently."""
     return Predictor.from_pretrained(make_run(tmp_path_factory.mktemp("demo") / "folds"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _garbage_of_gradio() -> Iterator[None]:
+    """Collect the event loops that Gradio leaves open, before they fail a later test in which warnings are errors."""
+    yield
+    gc.collect()
