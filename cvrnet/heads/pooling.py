@@ -174,7 +174,10 @@ class BagHead(MultiScaleAveragingHead):
         return [pooled for pooled, _ in found], torch.stack([shares for _, shares in found])
 
     def branch_logits(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Return each block's logits (N, num_classes), from bags' pooled vectors, or single images' maps or vectors."""
+        """Return the logits (N, num_classes) of each block of the head.
+
+        The inputs are the pooled vectors of bags, or the maps or vectors of single images.
+        """
         return super().branch_logits([self._complete(x, i) for i, x in enumerate(inputs)])
 
     def forward(self, inputs: list[Tensor], pre_logits: bool = False) -> Tensor:

@@ -165,7 +165,7 @@ class FrozenFeatures:
         return np.array([self._vector(self._sides, view, record) for record in records])
 
     def spreads(self, records: Sequence[Record]) -> Vectors:
-        """Return the standard deviation of each channel of the maps over height and width, (images, width).
+        """Return the standard deviation over height and width of each channel of all maps, (images, channels).
 
         The maps are those of view 0, the images themselves. Deviations that are missing are computed. The same forward
         pass also gives the vectors of view 0. They are stored, so that `load` does not compute them again.
