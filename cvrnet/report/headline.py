@@ -15,9 +15,9 @@ from cvrnet.runs.layout import INDEPENDENT
 NOT_NEW = "These scores say nothing about new patients."
 
 
-def seen_sentence(images: int) -> str:
+def seen_sentence(images: int, model: str = "this model") -> str:
     """Return a warning that a model was evaluated on images or patients that it was trained or validated on."""
-    return f"{images:,} of the images, or their patients, were used to train or validate this model."
+    return f"{images:,} of the images, or their patients, were used to train or validate {model}."
 
 
 def model_name(results: Results) -> str:

@@ -236,7 +236,7 @@ def score_records(
         add_baselines(folder, {"test": records}, {"test": answers}, study_answer(predictor, batch_size))
     metrics = write_evaluation(folder, {"test": answers}, further)
     if run["seen_images"]:
-        callbacks.say(f"severe: {seen_sentence(run['seen_images'])} {NOT_NEW}")
+        callbacks.say(f"severe: {seen_sentence(run['seen_images'], model)} {NOT_NEW}")
     return answers, {**run, "metrics": metrics}
 
 
