@@ -190,7 +190,7 @@ def _refuse_images(
         check_classes((r.label for r in records), classes)
         if len(present := {r.label for r in records}) == 1:
             raise UserError(
-                f"all {len(records)} images are {present.pop()}: temperature and biases need two classes; add "
+                f"all {len(records):,} images are {present.pop()}: temperature and biases need two classes; add "
                 "images of another class, or measure the model on these images with cvrnet evaluate"
             )
     if len(records) < MIN_IMAGES:
@@ -201,8 +201,8 @@ def _refuse_images(
     if seen := known.found(records):
         who = f" (patient {seen[0].patient_id})" if seen[0].patient_id else ""
         raise UserError(
-            f"the model was trained or validated on {len(seen)} of the {len(records)} images, such as "
-            f"{seen[0].name}{who}, or on other images of their patients; remove these {len(seen)} images from the data"
+            f"the model was trained or validated on {len(seen):,} of the {len(records):,} images, such as "
+            f"{seen[0].name}{who}, or on other images of their patients; remove these {len(seen):,} from the data"
         )
     return known.rows
 
@@ -274,8 +274,8 @@ def _correct_prior(predictions: Sequence[Prediction], predictor: Predictor, abou
     if predictor.has_gate:
         marked = int(is_marked(unlike(distances, predictor.quantiles)).sum())
         sentences.append(
-            f"the model marked {marked} of the {len(distances)} images as unusual; the calibrated model marks images "
-            f"that are less like the training images than 95 % of these {len(distances)} images"
+            f"the model marked {marked:,} of the {len(distances):,} images as unusual; the calibrated model marks "
+            f"images that are less like the training images than 95 % of these {len(distances):,} images"
         )
     return _Calibration(fitted, rows, sentences, fit_quantiles(distances))
 

@@ -199,17 +199,17 @@ def _images(
     """Return the images for the scores, whether they are new to all folds, and a sentence about this."""
     if data is not None:
         if known := seen.count(given):
-            return given, False, f"{known} of the {len(given)} images, or their patients, were used to train the soup"
-        return given, True, f"{len(given)} images of {data}"
+            return given, False, f"{known:,} of the {len(given):,} images or their patients were used to train the soup"
+        return given, True, f"{len(given):,} images of {data}"
     if not own:
         raise UserError(
             f"the images of {run} are missing or have changed; pass DATA, the images on which the soup is scored"
         )
     if outside := [r for r in own if not seen.fold_of(r)]:
         source = about.get("test_source") or "split=test"
-        return outside, True, f"{len(outside)} images of {source}, which no fold was trained on"
+        return outside, True, f"{len(outside):,} images of {source}, which no fold was trained on"
     sentence = (
-        f"all {len(own)} images of the run: the soup, the ensemble and most folds were trained on them, so the "
+        f"all {len(own):,} images of the run: the soup, the ensemble and most folds were trained on them, so the "
         "scores can show that a soup is broken, but not that it is good; add DATA that no fold was trained on"
     )
     return own, False, sentence
