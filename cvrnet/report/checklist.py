@@ -193,6 +193,16 @@ def _output(results: Results) -> str:
     return f"Probabilities of the {named}; thresholds are in “Operating points”, if the report has this section."
 
 
+def _updating(results: Results) -> str:
+    if results.run["kind"] != "calibrate":
+        return f"{AUTHOR}whether the model was recalibrated or changed after its evaluation."
+    made = results.run["calibration"]
+    return (
+        f"Recalibrated ({made['method']}) with {made['images']:,} images of {made['patients']:,} patients. "
+        f"{AUTHOR}whether the model was changed in another way."
+    )
+
+
 _ITEMS: list[tuple[str, str, Callable[[Results], str] | str]] = [
     ("Title and abstract", "1, 2", "what the study develops or evaluates, for whom, and a structured summary."),
     ("Background", "3a-3c", "the clinical question, the intended users, and known inequalities in health."),
@@ -212,7 +222,7 @@ _ITEMS: list[tuple[str, str, Callable[[Results], str] | str]] = [
     ("Training", "12c", _training),
     ("Differences between clusters", "12d, 23b", lambda results: f"Scores by source: {_by_source(results)}."),
     ("Performance measures", "12e", _uncertainty),
-    ("Model updating", "12f, 24", "whether the model was recalibrated or changed after its evaluation."),
+    ("Model updating", "12f, 24", _updating),
     ("Class imbalance", "13", _imbalance),
     ("Fairness", "14", "which groups of patients were compared (see “Subgroups”), and why."),
     ("Model output", "15", _output),

@@ -6,6 +6,7 @@ of images, some plausible masks.
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from io import BytesIO
 from pathlib import Path
@@ -78,11 +79,17 @@ class LungSheet:
             for column, (_, caption, tile) in enumerate(tiles):
                 left = GAP + column * (SIDE + GAP)
                 sheet.paste(tile, (left + (SIDE - tile.width) // 2, top + HEADING + (SIDE - tile.height) // 2))
-                draw.text((left, top + HEADING + SIDE), printable(caption)[:34], (0, 0, 0), small)
+                draw.text((left, top + HEADING + SIDE), caption_lines(caption), (0, 0, 0), small, spacing=0)
         buffer = BytesIO()
         sheet.save(buffer, "PNG")
         with atomic_write(path) as temporary:
             temporary.write_bytes(buffer.getvalue())
+
+
+def caption_lines(text: str) -> str:
+    """Return a caption in at most two lines that fit below a picture; a longer text ends with "..."."""
+    what, _, _ = printable(text).partition("; expected")  # the reason, without the limit
+    return "\n".join(textwrap.wrap(what, 34, max_lines=2, placeholder="..."))
 
 
 def _recoloured(picture: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from cvrnet.data.lung_finder import LungFinder
 from cvrnet.data.lung_masks import LungSettings, mask_problem, read_mask
 from cvrnet.errors import UserError
 from cvrnet.lungs import mask_quality
+from cvrnet.workflows.lung_sheet import caption_lines
 
 masks = hnp.arrays(bool, st.tuples(st.integers(2, 24), st.integers(2, 24))).filter(np.any)
 margins = st.floats(0, 0.5)
@@ -104,6 +105,17 @@ def test_two_lobes_are_plausible():
 )
 def test_implausible_masks(mask, problem):
     assert problem in mask_problem(mask)
+
+
+def test_captions_are_not_cut_within_a_word():
+    assert caption_lines(mask_problem(lungs(60, 80, (10, 10, 50, 40), (10, 50, 20, 65)))).split("\n") == [
+        "its smaller lung is 11% of the",
+        "mask",
+    ]
+    assert caption_lines("its area is 4% of the picture; expected 5% to 70%") == "its area is 4% of the picture"
+    long = caption_lines("covid-19-rapidly-progressive-acute-respiratory-distress-syndrome-ards-day-1")
+    assert [len(line) <= 34 for line in long.split("\n")] == [True, True]
+    assert long.endswith("...")
 
 
 def test_masks_that_cannot_be_used_leave_the_picture_whole(tmp_path):

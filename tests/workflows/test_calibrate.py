@@ -114,7 +114,12 @@ def test_the_folder_says_what_was_done(done, elsewhere):
     assert float(rows[0]["after"]) == pytest.approx(
         json.loads((output / "metrics.json").read_text())["test"]["log_loss"]
     )
-    assert "Before and after the calibration" in (output / "report.html").read_text(encoding="utf-8")
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "Before and after the calibration" in page
+    assert f"calibrated and scored on {len(records)} images: the calibration that is applied to an image" in page
+    patients = run["calibration"]["patients"]
+    made = f"Recalibrated (temperature and bias) with {len(records)} images of {patients} patients."
+    assert made in (output / "checklist.md").read_text(encoding="utf-8")
     assert trained_on(output).count(records) == len(records)
     card = stage_run(output, "ada/chest").card.decode()
     assert f"with {len(records)} images of" in card
