@@ -9,7 +9,7 @@ from tests.support.readable import assert_readable, legend_texts
 
 LONG = "cvrnet_convnext_tiny_efficientnetv2_rw_s:mean-logits"
 NAMES = (["cvrnet", "resnet18"], ["cvrnet_lite", "cvrnet_lite:p3"], [LONG, "vit_$large$_patch14", "densenet121", "a"])
-SCALES = (1.0, 0.3, 0.08, 0.01, 0.0004)
+SCALES = (1.0, 0.08, 0.0004)
 
 
 def interval(mean, reach):
@@ -32,7 +32,7 @@ def test_a_benchmark_can_be_read(names, scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("reference", ["run", LONG, "price_$5$ and a folder with a name of many words, from 2024"])
+@pytest.mark.parametrize("reference", ["run", "price_$5$ and a folder with a name of many words, from 2024"])
 def test_differences_on_the_same_images_can_be_read(scale, reference):
     rows = [
         {"model": LONG, "reference": reference, "score": score, "class": "COVID-19", "difference": scale * k / 3}
