@@ -21,7 +21,7 @@ from cvrnet.workflows.crossval import fold_sets
 
 
 def load(records: list[Record], folds: list[int], cache: ImageCache, numbers: range, epochs: int) -> float:
-    """Return the seconds for reading the images of the folds ``numbers``, in each for this number of epochs."""
+    """Return the seconds for reading the images of the folds ``numbers``, with ``epochs`` epochs for each fold."""
     started = time.perf_counter()
     for fold in numbers:
         sets = fold_sets(records, folds, fold)

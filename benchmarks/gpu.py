@@ -97,7 +97,7 @@ class Check:
         return {name: statistics.median(values) for name, values in times.items()}
 
     def table(self, times: dict[str, float], images: int) -> dict[str, dict[str, float]]:
-        """Print each row's time per image and ratio to plain float32; return both, and the images per second."""
+        """Print each row's time per image, and its speed relative to plain float32; also return images per second."""
         plain = times.get(PLAIN, float("nan"))
         found = {}
         for name, value in times.items():

@@ -57,7 +57,7 @@ def wall(*arguments: str) -> float:
 
 
 def timed(folder: Path, what: str) -> tuple[float, float]:
-    """Run one step in its own process; return its seconds, and the peak of its memory in bytes."""
+    """Run one step in its own process; return its seconds, and by how many bytes its memory grew at the peak."""
     out = subprocess.run([sys.executable, "-c", TIMED, str(folder), what], check=True, capture_output=True, text=True)
     seconds, memory = map(float, out.stdout.split())
     return seconds, memory

@@ -57,7 +57,7 @@ def measure(root: Path, part: str) -> None:
 
 
 def attention(metrics: dict[str, Any]) -> list[str]:
-    """Return a text that says how well the shares of attention find the pictures with a lesion."""
+    """Return one text, in a list: how well attention finds the pictures with a lesion; no scores: an empty list."""
     scores = metrics["attention"]
     if not scores:
         return []

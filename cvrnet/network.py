@@ -360,9 +360,9 @@ def create_cvrnet(variant: str, pretrained: bool, default_encoders: tuple[str, .
     """Build a variant with timm's builder.
 
     With ``pretrained``, load the weights of the whole model if the cfg names their source (a run folder, a Hub
-    repository). Otherwise, load pretrained weights into each encoder. A whole model's weights include its encoders'
-    weights, so no other weights are downloaded. The whole model's config is not trusted, so this config must not name
-    repositories or folders as encoders.
+    repository), otherwise pretrained weights of each encoder. A whole model's weights include its encoders' weights, so
+    no other weights are downloaded. The whole model's config is not trusted, so this config must not name repositories
+    or folders as encoders.
     """
     kwargs.setdefault("encoders", default_encoders)
     # mean and std go into the cfg, where timm's data pipeline looks for them.

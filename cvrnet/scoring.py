@@ -124,14 +124,14 @@ def intervals(predictions: PredictionTable, scores: dict[str, Any]) -> dict[str,
 
 
 def head_rows(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row with the accuracy of each head, and rows with their mean, the best head's accuracy and the model's.
+    """Return rows of accuracies: a row for each head, then rows for the mean of the heads, the best head and the model.
 
     The model's output is the average of the heads' outputs. ``accuracy`` and ``std`` are the mean and the standard
     deviation over the folds; for a single fold, ``std`` is None. The best head has the highest mean over the folds. It
     is chosen on the images that it is scored on, so its score is too high.
 
-    ``folds`` are the scores of each fold. A fold has no ``head_accuracy`` if its model has no heads; then, the table is
-    empty.
+    ``folds`` are the scores of each fold. If a fold has no ``head_accuracy``, because its model has no heads, there are
+    no rows.
 
     >>> fold = {"accuracy": 0.9, "head_accuracy": {"P1": 0.6, "P2": 0.8}}
     >>> [(row["head"], round(row["accuracy"], 2)) for row in head_rows([fold])]

@@ -86,7 +86,7 @@ def escape_options(app: Sphinx, context: object, lines: list[str]) -> None:
 
 def keep_comments(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Show the text of a field or property as it is: napoleon would read words before its first colon as a type."""
-    if what in ("attribute", "property"):
+    if what in ("attribute", "property", "data"):
         lines.insert(0, "\\ ")  # shown as nothing
 
 

@@ -1,4 +1,6 @@
-"""Put the papers' head on a timm backbone. It has a block of dense layers per feature map, and averages the softmaxes.
+"""Put the papers' head on a timm backbone.
+
+The head has a block of dense layers for each feature map, and averages the softmaxes of the blocks.
 
 python reuse_head.py
 """

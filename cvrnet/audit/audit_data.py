@@ -57,7 +57,7 @@ def read_audited(
     findings: Sequence[str] = (),
     uncertain: str = "ignore",
 ) -> tuple[list[Record], list[str], list[str]]:
-    """Read the images that can be audited; also return a line for each unusable row, and the names of all findings.
+    """Read the images that can be audited; also return a line for each unusable row, and the names of the findings.
 
     Unlike `cvrnet.data.read_records`, this function accepts a patient in two splits (the audit reports such patients)
     and a data set of one class. ``say`` is as in `read_records`.
@@ -235,7 +235,7 @@ def write_audit(
 
     The tables of all probes are written to one file, probes.csv. The folder is made if missing. If the folder
     ``tables`` is given, all CSV files go there. ``title`` is the name of the data set. ``names`` are the names of the
-    radiological findings, as for `audit`. audit.html shows thumbnails of the images in ``records``.
+    radiological findings, as for `audit`. ``records`` are the images; audit.html shows thumbnails of some of them.
     """
     folder = Path(folder)
     tables = Path(tables or folder)

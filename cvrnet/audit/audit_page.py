@@ -18,8 +18,9 @@ Row = Mapping[str, Any]
 
 
 def render_page(findings: Sequence[Finding], records: Sequence[Record], title: str, names: Sequence[str] = ()) -> str:
-    """Return the page as HTML: the results in the given order, with thumbnails of the images that each result names.
+    """Return the page as HTML: the results in the given order, but the notes last.
 
+    Results about copies, wrong labels and wrong pictures have thumbnails of their images, made from ``records``.
     ``findings`` are the results of the audit. If images may have several radiological findings, such as edema,
     ``names`` are the names of these radiological findings.
     """

@@ -76,7 +76,7 @@ class _Groups(NamedTuple):
 
     rows: np.ndarray  # indices of the images that are used
     patients: np.ndarray  # patient of each of these images
-    classes: list[str]  # the different targets
+    classes: list[str]  # the different targets of these images
     y: np.ndarray  # index of each image's target in `classes`
     splits: list[Any]  # pairs of training and test images; empty if there are fewer than two classes
 

@@ -23,7 +23,7 @@ MOST_NAMED = 5  # maximum number of items that a sentence lists; a number then s
 _CELLS = ("both", "only_first", "only_second", "neither")
 
 Pairs = dict[str, np.ndarray]
-"""Key of `_CELLS` -> array (C, C).
+"""Item of `_CELLS` -> array (C, C).
 
 For each pair of C findings, it has the number of images with both, only the first, only the second, or neither.
 """

@@ -138,7 +138,8 @@ def _summary(found: list[Probe], code: str, start: str, severity: Severity, **sc
 def _floor_finding(measured: Measurements, whole: Probe, seed: int) -> Finding:
     """Report how well ridge regression on 32x32 pixels separates all classes, and each pair of groups.
 
-    A group has the images of one source and label. Only large groups are compared (see `MAX_STRATA`).
+    A group has the images of one source and label. Only large groups are compared (see `MAX_STRATA`), and only if these
+    groups are from several sources.
     """
     groups = [f"{r.source}\t{r.label}" for r in measured.records]
     patients = Counter(group for group, _ in set(zip(groups, patient_keys(measured.records), strict=True)))

@@ -67,7 +67,8 @@ def unlikeness(features: np.ndarray, seed: int = 0) -> np.ndarray:
     ``features`` are (n, d). The distance of an image is its mean distance to the nearest twentieth of the images, or to
     the nearest ten if a twentieth is less (Angiulli and Pizzuti, PKDD 2002). Its logarithm is compared with the median
     over the images, in units of the robust standard deviation (1.4826 times the median absolute deviation). If there
-    are more than `MAX_REFERENCES` images, the nearest images are searched among this number of randomly drawn images.
+    are more than `MAX_REFERENCES` images, the neighbours are the nearest twentieth of this number of randomly drawn
+    images.
     """
     n = len(features)
     references = features[np.sort(np.random.default_rng(seed).permutation(n)[:MAX_REFERENCES])]

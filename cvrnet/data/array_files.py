@@ -76,7 +76,7 @@ class ArrayFiles:
         _write(entry, header + np.ascontiguousarray(array, self._dtype).tobytes())
 
     def _entry(self, path: str | Path, image: os.stat_result | None = None) -> tuple[str, bytes]:
-        """Return the path of the file for an image's array, and the header of this file if it is up to date."""
+        """Return the path of the file for an image's array, and the header that an up-to-date file has."""
         image = image or image_status(path)
         header = _HEADER.pack(b"cvrnet%02d" % FORMAT_VERSION, image.st_mtime_ns, image.st_size, *self._shape)
         key = f"{os.path.abspath(path)}\n{self._settings}"

@@ -17,11 +17,11 @@ from cvrnet.errors import UserError
 class Augmentation:
     """Rotates, shifts and flips the resized image at random (second paper, section 5.2).
 
-    The two papers do not say how large a rotation or shift may be, or how to fill the part of the frame that the moved
-    image leaves empty. The defaults are 15 degrees and a tenth of the width or height. The empty part is filled by
-    repeating the pixels at the image's edge, as Keras does by default. The interpolation is nearest neighbour, so no
-    new grey value appears. The second paper gives both flips "probability 1", which we read as Keras's random flip:
-    each flip happens with probability 0.5.
+    The two CVR-Net papers (see docs/training.md) do not say how large a rotation or shift may be, or how to fill the
+    part of the frame that the moved image leaves empty. The defaults are 15 degrees and a tenth of the width or height.
+    The empty part is filled by repeating the pixels at the image's edge, as Keras does by default. The interpolation is
+    nearest neighbour, so no new grey value appears. The second paper gives both flips "probability 1", which we read as
+    Keras's random flip: each flip happens with probability 0.5.
     """
 
     rotation_p: float = 0.45  #: probability that the image is rotated

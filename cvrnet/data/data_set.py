@@ -23,7 +23,7 @@ class DataSet:
 
     path: str | Path  #: path of the folder or manifest, or ``hfds:user/name``; see `cvrnet.data.read_records`
     images: str | Path | None = None  #: folder that a manifest's paths are relative to; None: the manifest's folder
-    columns: Mapping[str, str] = field(default_factory=dict)  #: cvrnet's name of a column -> its name there
+    columns: Mapping[str, str] = field(default_factory=dict)  #: cvrnet's name of a column -> its name in the manifest
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)

@@ -165,9 +165,9 @@ def read_tables(header: Dataset, name: str, values: np.ndarray, limits: tuple[fl
     """Yield the usable tables in the sequence ``name``.
 
     A table is usable if its data are not cut off before the entry for the largest of ``values``. A table's ``white`` is
-    the largest number of the declared depth. But if the largest entry that a pixel can get does not need exactly this
-    number of bits, the declared depth counts as wrong, and this entry is ``white``. ``limits`` are the least and the
-    largest value that a pixel of this file could have, whatever the picture contains.
+    the largest number that the declared depth allows. But if the largest entry that a pixel can get needs more or fewer
+    bits than this depth, the declared depth counts as wrong, and this entry is ``white``. ``limits`` are the least and
+    the largest value that a pixel of this file could have, whatever the picture contains.
     """
     for item in (header.get(name) or ())[:_MOST_TABLES]:
         table = None

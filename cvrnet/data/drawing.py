@@ -174,7 +174,7 @@ def _bones(canvas: _Canvas, body: _Anatomy, lungs: np.ndarray) -> np.ndarray:
 
 
 def _vessels(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
-    """Return the lungs' vessels, polylines that get thinner away from the hila; each has points and a width."""
+    """Return the lungs' vessels as polylines, each with points and a width; those farther from the hila are thinner."""
     lines = []
     for sign in (-1, 1):
         angles = np.linspace(-1.25, 1.35, 11) + rng.normal(0, 0.1, 11)

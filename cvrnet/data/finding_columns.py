@@ -69,7 +69,7 @@ def odd_columns(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _columns(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Return each column that may be a finding -> its cells, as from `plain_cell` -> the images with this cell."""
+    """Return each column that may be a finding -> cell, as from `plain_cell` -> its images, in their order."""
     found: defaultdict[str, defaultdict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         for column, cell in record.metadata.items():

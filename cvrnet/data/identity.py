@@ -74,7 +74,7 @@ def _read_tags(path: Path) -> tuple[tuple[str, str], str]:
 
 
 def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Return each image's patient: images with the same value in ``ids`` or in ``tags`` are of one patient.
+    """Return each image's patient: images that have the same id or the same tag (not ``""``) are of one patient.
 
     A patient is named by one of the tags or, if there is no tag, by the id.
 

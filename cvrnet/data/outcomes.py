@@ -34,7 +34,7 @@ UNTIL = ("admission", "first")
 DEATH, FOLLOWED = "death_day", "followup_day"
 """Columns of a manifest: the day of death, and the last day on which it is known whether the patient had the event."""
 _WORDS = {"y": True, "yes": True, "true": True, "n": False, "no": False, "false": False}
-_SHOWN = 8  # most names of columns in a message
+_SHOWN = 8  # a message names at most this many columns
 Lines = list[str]
 
 
@@ -94,7 +94,7 @@ class Course:
     notes: Sequence[str] = field(default_factory=tuple)  #: warnings about the column's values, one sentence each
 
     def at_risk(self, records: Sequence[Record]) -> tuple[list[Record], Lines, Lines]:
-        """Return the films to use, a message for each film without a valid day, and one for each film taken too late.
+        """Return the films to use, a message for each film without a valid day, and one for each other unusable film.
 
         A valid day is a number. With ``yes_no`` and ``until="first"``, a film needs no day. Films of patients who are
         not in ``fates`` are left out without a message.

@@ -4,7 +4,7 @@
 the film (pose, exposure, noise). Films of the class `NOR` show clear lungs, `NCP` one focal consolidation in one lung,
 and `CVP` ground-glass patches in both lungs, at the lungs' outer edges and mostly in their lower halves. Without the
 option ``shortcut``, the part of a film outside the lungs says nothing about the film's label. A lesion makes a
-film slightly brighter, but the films differ so much in exposure that the mean brightness hardly shows the label.
+film slightly brighter, but the films differ so much in exposure that the mean brightness says little about the label.
 
 These are diagrams, not patients. If a model learns to classify them, this says nothing about radiographs or disease.
 """

@@ -94,8 +94,8 @@ def read_records(
         min_classes: the least number of classes, if ``labelled`` is true.
         images: the folder that a manifest's paths are relative to; by default the manifest's folder.
         columns: cvrnet's name of a column -> its name in the manifest, such as ``{"path": "Image Index"}``.
-        say: called with lines about files and folders that were passed over, and about how patients and splits were
-            found.
+        say: called with lines about files and folders that were passed over, and about how masks, patients and splits
+            were found.
 
     Raises:
         DataError: the data set has problems (see `scan_records`); the message shows the first 20.

@@ -148,8 +148,8 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
 
     All images of a patient are in one fold; an image without a patient id counts as a separate patient. Labels and
     sources spread over the folds as evenly as patients allow (`sklearn.model_selection.StratifiedGroupKFold`). If
-    ``findings`` are given, a label may name several of them. Then each single finding and each source are spread over
-    the folds as evenly as patients allow (`cvrnet.data.stratify`).
+    ``findings`` are given, a label may name several of them. Then each single finding and each source is spread over
+    the folds about evenly (`cvrnet.data.stratify`).
 
     Raises:
         UserError: if there are fewer than two folds, or a class or finding has fewer patients than folds.

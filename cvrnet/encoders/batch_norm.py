@@ -14,7 +14,7 @@ from cvrnet.errors import UserError
 def set_batch_norms(encoders: nn.Module, names: Sequence[str], settings: dict[str, float | None]) -> None:
     """Set ``eps`` and ``momentum`` of every batch norm to the values in ``settings``; None changes nothing.
 
-    The built encoders are changed, because only few timm models take these settings as arguments.
+    The built encoders are changed, because only a few timm models take these settings as arguments.
 
     ``names`` are the encoders' names, for messages.
 

@@ -28,7 +28,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is
 _HUB = ("hf-hub:", "hf_hub:")
 _SCHEMES = (*_HUB, "local-dir:")
 _OURS = ("num_classes", "in_chans", "img_size")  # arguments that the CVR-Net chooses
-_NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std")  # of `TimmEncoder` only
+_NOT_OF_TIMM = ("name", "model_name", "num_maps", "source_size", "mean", "std")  # timm's models do not take these
 _IMPOSSIBLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """Exceptions that timm raises for impossible arguments."""
 _SMALL, _PARAMETERS_A_BYTE = 10_000_000, 16

@@ -66,9 +66,9 @@ def randomise(model: nn.Module, stage: str, seed: int = 0) -> nn.Module:
     """Copy a model to the CPU, and give random weights to a part of the copy or to all of it.
 
     Convolutions and dense layers get random weights as in He et al. 2015, and a bias of zero. Other layers are reset by
-    their method ``reset_parameters``. If a layer (such as timm's layer scale) has no such method, its parameters are
-    shuffled. A reset batch norm is the identity. So for one seed, the result does not depend on whether batch norms are
-    folded into the convolutions.
+    their method ``reset_parameters``. If a module has no such method, its own parameters (such as the layer scale
+    of a ConvNeXt block) are shuffled. A reset batch norm is the identity. So for one seed, the result does not depend
+    on whether batch norms are folded into the convolutions.
 
     The model is a CVR-Net or another timm classifier; ``stage`` is one of `STAGES`. PyTorch's global random generator
     keeps its state.

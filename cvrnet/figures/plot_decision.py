@@ -25,7 +25,7 @@ ALL: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 1.2}
 
 
 def plot_decision_curves(curves: Mapping[str, Any], title: str | None = None) -> Figure:
-    """Draw decision curves: for each class, the net benefit of acting on images that the model selects.
+    """Draw decision curves: for each class, the net benefit of acting on the images that the model selects.
 
     A dotted curve shows the net benefit of acting on all images, and a line at 0 that of acting on no image. If there
     are more than 18 classes, all curves are grey, and the dotted curves are left out. ``curves`` are from

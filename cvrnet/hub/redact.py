@@ -107,7 +107,7 @@ def _check_types(run: Mapping[str, Any]) -> None:
 
 
 def without_paths(value: Any) -> Any:
-    """Return a JSON value without the strings that look like paths, such as the file names of images."""
+    """Return a JSON value without the strings that look like paths, such as the paths of images."""
     if isinstance(value, Mapping):
         return {key: without_paths(item) for key, item in value.items() if not _looks_local(item)}
     if isinstance(value, list | tuple):

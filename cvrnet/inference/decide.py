@@ -31,7 +31,7 @@ class Decide:
 
     decisions: Decisions  #: the thresholds, prediction sets and limits of uncertainty of the model
     classes: Sequence[str]  #: names in the order of the probabilities
-    #: The rule by which training chose the thresholds: ``sensitivity``, ``specificity`` or ``youden``; also with its
+    #: The rule by which the thresholds were chosen: ``sensitivity``, ``specificity`` or ``youden``; also with its
     #: target, such as ``sensitivity=0.9``. Adds ``positive_CLASS`` for each class that has a threshold of this rule.
     #: Each class is decided separately.
     operating_point: str = ""

@@ -1,6 +1,6 @@
 """Measure whether the attention of a model for bags finds the pictures with a known lesion.
 
-A bag holds all pictures of a study or patient, and has one label.
+A bag holds the pictures of a study or patient, and has one label.
 """
 
 from __future__ import annotations

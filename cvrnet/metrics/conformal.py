@@ -32,7 +32,8 @@ class PredictionSets:
 
     patients: int  #: number of patients whose validation images were used
     least: list[float]  #: the limit for each coverage
-    by_class: dict[str, list[float]]  #: the same limits for each class with at least `MIN_PATIENTS` patients
+    #: For each class with at least `MIN_PATIENTS` patients, the limits computed from the images of this class alone.
+    by_class: dict[str, list[float]]
 
     def limits(self, classes: Sequence[str], coverage: float, by_class: bool = False) -> list[float]:
         """Return, for each class, the lowest probability that puts it into a set; arguments as in `members`."""

@@ -14,9 +14,9 @@ FALSE_ALARMS = 0.05  #: the share of the validation images that is marked as unl
 def distance_quantiles(distances: ArrayLike) -> NDArray[np.float64]:
     """Return the quantiles for `NoveltyHead`, (201,), from the distances (N,) of validation images.
 
-    A distance above all of these is added, as in split conformal prediction. So for a new image
-    from the same population as the validation images, the probability of a distance above the quantile q is about 1 - q
-    or less, even if there are few validation images.
+    A distance above all of these is added, as in split conformal prediction. So for a new image from the same
+    population as the validation images, the probability of a distance above the quantile q is about 1 - q or less, even
+    if there are few validation images.
     """
     known = np.asarray(distances, np.float64)
     return np.quantile(np.append(known, 2 * known.max()), np.linspace(0, 1, STEPS + 1))

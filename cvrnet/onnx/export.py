@@ -64,20 +64,21 @@ def export_onnx(
         folds: Numbers of the run's folds to export; all by default.
         img_size: Height and width in pixels; by default the size of the training.
         check_images: Data set; the probabilities are compared on some of its images. By default, this is
-            ``calibration`` or, without it, the data set of the run. If the data set of the run cannot be read, or the
-            model comes from the Hub, the images are phantoms (synthetic images).
+            ``calibration`` or, without it, the data set of the run. If there is no ``calibration``, and the data set of
+            the run cannot be read or the model comes from the Hub, the images are phantoms (synthetic images).
         int8: Quantise the network: weights and activations of most convolutions and matrix products become 8-bit
             integers.
         calibration: Data set for int8. The images of some patients determine the ranges of the activations. On the
             images of the other patients, the quantised file is compared with the float32 file.
         calibration_images: Number of images that determine the ranges.
-        min_agreement: Smallest accepted share of the compared images whose most probable class does not change (for
-            findings: whose decision does not change, as the mean over the findings); 0 accepts any share.
-        max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the compared images, if
-            they have labels; 1 accepts any loss.
+        min_agreement: Smallest accepted share of the other patients' images whose most probable class does not change
+            (for findings: whose decision does not change, as the mean over the findings); 0 accepts any share.
+        max_accuracy_drop: Largest accepted loss of accuracy (for findings: of the mean AUC) on the other patients'
+            images, if they have labels; 1 accepts any loss.
         any_body_part: Also read DICOM files of parts of the body other than the chest.
         overwrite: Replace an existing file.
-        progress: Called after each batch of the comparison, with the number of compared images and the total number.
+        progress: Called after each batch on which the quantised file is compared, with the number of images done and
+            the total.
 
     Returns:
         A dictionary with the keys ``folds``, the number of folds; ``checked_on``, a phrase that says on which images

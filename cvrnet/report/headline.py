@@ -118,8 +118,8 @@ def floor_rows(results: Results) -> list[dict[str, Any]]:
 def against_floor(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a text that says whether the first score in `floor_rows` is above the floor.
 
-    The text is "above the floor", "not above the floor" or "above the floor, but not clearly". It is the last if the
-    score is above the floor, but the lower end of its interval is not known, or is not above the floor.
+    The text is "above the floor", "not above the floor" or "above the floor, but not clearly". It is the last of
+    these if the score is above the floor, but the lower end of its interval is not known, or is not above the floor.
     """
     model, floor = rows[0], rows[-1]["value"]
     if model["low"] is not None and model["low"] > floor:

@@ -22,8 +22,8 @@ def paired_rows(tables: Mapping[str, AnyTable]) -> list[Row]:
 
     Only images that all models predicted are used. A row has ``score``, ``class``, ``model``, ``reference`` (the first
     model), ``images``, ``patients``, the keys of `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model,
-    ``other`` the reference), and ``p_holm`` (``p``, corrected by Holm's method for the number of models). A finding is
-    compared like a class, on the images for which it is known; findings have no accuracy.
+    ``other`` the reference), and ``p_holm`` (``p``, corrected by Holm's method for the number of other models). A
+    finding is compared like a class, on the images for which it is known; findings have no accuracy.
 
     Args:
         tables: Name of a model -> its predictions, one for each image. The classes of all models must be equal, in any

@@ -1,8 +1,8 @@
 """Make the report's section of prediction sets and abstention.
 
-The limits of both were chosen on validation images, to reach targets. The section shows whether the limits reach these
-targets on the images of the report: a coverage of the prediction sets, and a share of images that the model passes on
-to a human.
+The limits of both were chosen on validation images, to reach a target coverage of the prediction sets, and a target
+share of images that the model passes on to a human. The section compares coverage and share, measured on the images of
+the report, with these targets.
 """
 
 from __future__ import annotations

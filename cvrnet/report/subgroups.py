@@ -1,4 +1,4 @@
-"""Make the report's section of subgroups: the scores for each value of the manifest's columns, such as sex or age."""
+"""Make the report's section of subgroups: scores of groups that a column of the manifest makes, such as sex or age."""
 
 from __future__ import annotations
 

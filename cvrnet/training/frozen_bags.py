@@ -1,6 +1,6 @@
 """Train only the heads, on bags of pictures (`cvrnet.data.studies`); the encoders are frozen.
 
-A bag holds all pictures of a study or patient, and has one label. The inputs of training are pooled feature maps, which
+A bag holds the pictures of a study or patient, and has one label. The inputs of training are pooled feature maps, which
 are computed before training.
 """
 

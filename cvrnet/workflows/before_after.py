@@ -117,9 +117,9 @@ def cross_validated(local: Local, folds: Sequence[int], source: Decisions) -> Ju
 def before_after_rows(local: Local, before: Judged, after: Judged) -> list[Row]:
     """Return the rows of tables/before_after.csv: scores before and after, and changes, with 95 % intervals.
 
-    The intervals are from a bootstrap over patients; if a sensitivity, specificity or other share is 0 or 1, they are
-    exact binomial intervals. They do not include the uncertainty of the calibration itself: other images would have
-    given another calibration.
+    The intervals are from a bootstrap over patients; but if a sensitivity, specificity or other share is 0 or 1, its
+    interval is the exact binomial interval. The intervals do not include the uncertainty of the calibration itself:
+    other images would have given another calibration.
     """
     change = sample_log_loss(local.labels, after.probabilities) - sample_log_loss(local.labels, before.probabilities)
     rows = []

@@ -166,7 +166,7 @@ def _write(folder: Path, found: _Calibration, models: Sequence[Path], novelty: S
 
 
 def _about(model: str) -> dict[str, Any]:
-    """Return the model's run.json, or {} if it has none; raise UserError for ONNX files and calibrated models."""
+    """Return a local model's run.json, or {} if there is none; refuse ONNX files and calibrated models (UserError)."""
     if str(model).lower().endswith(".onnx"):
         raise UserError(f"{model} is an ONNX file; calibrate the model that it was exported from, and export again")
     folder = Path(str(model).removeprefix("local-dir:"))

@@ -118,7 +118,7 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
     left_out = len(job.records) - len(inside) - len(independent)
     folds = Folds(inside, numbers, independent, test_source, n_folds, left_out)
     if left_out and job.processes.is_main:
-        job.callbacks.say(f"{left_out} images of other sources than {test_source} have split=test: they are left out")
+        job.callbacks.say(f"{left_out:,} images of other sources than {test_source} have split=test: they are left out")
     for fold in range(1, max(numbers) + 1):
         refuse_missing(job, folds.sets(fold)["train"])
     return folds

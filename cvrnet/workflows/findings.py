@@ -51,10 +51,10 @@ def refuse_one_sided(truth: np.ndarray, names: Sequence[str], which: str) -> Non
     """
     for name, column in zip(names, truth.T, strict=True):
         if np.isnan(column).all():
-            raise UserError(f"{which} has a label for {name}; leave {name} out of --findings")
+            raise UserError(f"{which} has a label for {name}; leave {name} out of --findings (auto: name the others)")
         for value, verb in ((1, "has"), (0, "is known to lack")):
             if not (column == value).any():
-                raise UserError(f"{which} {verb} {name}; leave {name} out of --findings")
+                raise UserError(f"{which} {verb} {name}; leave {name} out of --findings (auto: name the others)")
 
 
 def refuse_missing_findings(records: Sequence[Record], names: Sequence[str]) -> None:

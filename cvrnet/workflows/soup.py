@@ -198,9 +198,10 @@ def _images(
 ) -> tuple[list[Record], bool, str]:
     """Return the images for the scores, whether they are new to all folds, and a sentence about this."""
     if data is not None:
+        found = f"{len(given):,} images of {data}"
         if known := seen.count(given):
-            return given, False, f"{known:,} of the {len(given):,} images or their patients were used to train the soup"
-        return given, True, f"{len(given):,} images of {data}"
+            return given, False, f"{found}; {known:,} of them, or their patients, were used to train the soup"
+        return given, True, found
     if not own:
         raise UserError(
             f"the images of {run} are missing or have changed; pass DATA, the images on which the soup is scored"

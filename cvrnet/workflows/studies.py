@@ -34,8 +34,9 @@ def with_studies(
 ) -> tuple[list[Any], TrainConfig, list[str]]:
     """Return the bags of readable pictures, the config, and a line for each picture or bag left out.
 
-    In the config, ``time`` is set to False if the day of every picture is unknown. ``problems`` are lines about
-    pictures that cannot be used. ``say`` is called with each line and, last, with a line about the size of the bags.
+    In the config, ``time`` is set to False if no bag has pictures of different days, for example because the days are
+    not known. ``problems`` are lines about pictures that cannot be used. ``say`` is called with each line and, last,
+    with a line about the size of the bags.
 
     Raises:
         DataError: No bag is left.

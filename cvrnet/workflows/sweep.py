@@ -232,9 +232,10 @@ def _check(model: str, config: TrainConfig, num_classes: int) -> None:
 
 
 def source_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each source that was left out, with the scores of the models trained on the other sources.
+    """Return a row for each source: the scores of the models that were trained on the other sources, or the problem.
 
-    The scores (mean ± std over folds) are those on the other sources and on the source left out, and their difference.
+    The scores (mean ± std over folds) are those on the other sources and on this source, and the drop (see
+    `leave_one_source_out`). The problem is the reason why the source cannot be left out.
     """
     rows = []
     for source, entry in summary["sources"].items():

@@ -87,7 +87,7 @@ def train(
 def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
     """Return the images of each set of one training (see `cvrnet.data.splits.holdout_sets`).
 
-    The arguments ``val_fraction``, ``seed`` and ``findings`` of that function are from the config.
+    Its arguments ``fraction``, ``seed`` and ``findings`` are the config's ``val_fraction``, ``seed`` and ``findings``.
     """
     return holdout_sets(records, config.val_fraction, config.seed, test_source, config.findings)
 

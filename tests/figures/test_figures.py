@@ -124,7 +124,7 @@ def test_heads_can_be_read(std):
         report.plot_heads([])
 
 
-# v1's Tables 5, 7 and 8 as printed: rows predicted, columns actual.
+# the first paper's Tables 5, 7 and 8 as printed: rows predicted, columns actual.
 TABLE_5 = """1461 80 6 | 92.29 1.87 1.20
 119 4185 15 | 7.52 97.94 3.00
 3 8 479 | 0.19 0.19 95.80"""

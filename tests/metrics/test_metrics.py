@@ -155,7 +155,7 @@ def test_probabilities_of_other_types(dtype):
     assert scores == reference
 
 
-# v1's Tables 5-7 turned to rows true, columns predicted, with Table 3's average recall, precision, F1 and accuracy.
+# The first paper's Tables 5-7, turned: rows true, columns predicted; Table 3's average recall, precision, F1, accuracy.
 PUBLISHED = {
     "Task-2": ([[1461, 119, 3], [80, 4185, 8], [6, 15, 479]], (0.964, 0.963, 0.963, 0.964)),
     "Task-3": (
@@ -178,7 +178,7 @@ def test_published_tables(task):
     np.testing.assert_allclose(ours, published, atol=0.001, rtol=0)
 
 
-# v1's Table 3: the fold rows, and the printed "mean ± standard deviation".
+# the first paper's Table 3: the fold rows, and the printed "mean ± standard deviation".
 FOLDS = {
     "Task-1 recall": ([0.995, 0.998, 0.996, 0.998, 0.998], "0.997 ± 0.001"),
     "Task-2 recall": ([0.964, 0.966, 0.955, 0.969, 0.965], "0.964 ± 0.005"),
