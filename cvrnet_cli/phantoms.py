@@ -18,7 +18,7 @@ from cvrnet_cli.output import progress_bar, say, tell
 @click.option(
     "--follow-up",
     is_flag=True,
-    help="For each patient, write radiographs of three to six days; the label is their trend: better or worse.",
+    help="Write three to six radiographs of each patient, of different days; the label is the trend: better or worse.",
 )
 @options.seed
 @click.option("--size", type=int, help="Height in pixels.  [default: 256; 128 with --volumes or --follow-up]")

@@ -49,7 +49,7 @@ def write_studies(
 
     - ``volumes``: CTs of 20 to 60 slices each. ``NOR`` has no lesion. ``NCP`` (every second patient) has one lesion, in
       3 to 6 slices.
-    - ``follow-up``: films of three to six days for each patient, all with ground-glass patches (``CVP`` of
+    - ``follow-up``: three to six films of each patient, of different days, all with ground-glass patches (``CVP`` of
       `cvrnet.data.phantoms`). The patches become fainter (``better``) or denser (``worse``, every second patient).
       Severity differs more between patients than between the films of a patient, so a single film says little about the
       label. The manifest has the columns ``day`` (day 0 is the first film) and ``event_day``: patients with the label
