@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from PIL import Image
 from cvrnet.explain.explaining import Explanation, explain, panel_names
 from cvrnet.explain.overlay import COLOURS, THRESHOLD, as_colour, draw_outline, draw_overlay
 from cvrnet.figures import save_figure
-from cvrnet.figures.style import FONT_SIZE, TEXT
+from cvrnet.figures.style import FONT_SIZE, TEXT, lay_out, wrap
 from cvrnet.files import atomic_write, slug
 from cvrnet.inference import Predictor
 from cvrnet.text import printable
@@ -111,14 +110,13 @@ def plot_explanation(
     panel_width, panel_height = width * PANEL / max(height, width), height * PANEL / max(height, width)
     figure_width = columns * (panel_width + 0.15) + 0.8
     # The layout does not wrap text, and makes the panels smaller if there are more lines than the height allows for.
-    headings = [_wrap(name, panel_width) for name in ("input", *panel_names(parts))]
+    headings = [wrap(name, panel_width) for name in ("input", *panel_names(parts))]
     answer = f"{printable(explanation.path.name)}: {explanation.target} {explanation.probability:.2f}"
-    title = _wrap(answer, figure_width, FONT_SIZE + 1)
+    title = wrap(answer, figure_width, FONT_SIZE + 1)
     row_height = panel_height + 0.16 + LINE * max(map(_lines, headings))
-    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.07, wspace=0, hspace=0)
     figure = Figure(
         figsize=(figure_width, rows * (row_height + 0.06) + 0.24 + LINE * _lines(title)),
-        layout=layout,
+        layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.07, wspace=0, hspace=0),
         facecolor="white",
     )
     FigureCanvasAgg(figure)
@@ -132,24 +130,19 @@ def plot_explanation(
         elif part is not None:
             style = {"ha": "center", "va": "center", "fontsize": FONT_SIZE - 1, "color": TEXT, "parse_math": False}
             box = {"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5}
-            reason = _wrap(explanation.refused[part], 0.8 * panel_width, FONT_SIZE - 1)
+            reason = wrap(explanation.refused[part], 0.8 * panel_width, FONT_SIZE - 1)
             ax.text(0.5, 0.5, reason, transform=ax.transAxes, bbox=box, **style)
         ax.imshow(picture if lesion is None else draw_outline(picture, lesion))
         ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
     colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)
     bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
     bar.set_label(
-        _wrap("Grad-CAM, share of the maximum", rows * panel_height, FONT_SIZE - 1), fontsize=FONT_SIZE - 1, color=TEXT
+        wrap("Grad-CAM, share of the maximum", rows * panel_height, FONT_SIZE - 1), fontsize=FONT_SIZE - 1, color=TEXT
     )
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=TEXT)
     figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
-    layout.execute(figure)  # a first pass; saving the figure makes a second, because headings change the panels' sizes
+    lay_out(figure)  # a first pass; saving the figure makes a second, because headings change the panels' sizes
     return figure
-
-
-def _wrap(text: str, width: float, size: float = FONT_SIZE) -> str:
-    """Wrap a text to a width in inches, for a font of this size in points; a character is about 0.58 times as wide."""
-    return textwrap.fill(text, max(8, round(width * 72 / (0.58 * size))))
 
 
 def _lines(text: str) -> int:

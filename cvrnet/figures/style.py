@@ -86,17 +86,15 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
     With a fixed figure size, axes with an equal aspect would shrink, and the legend would cover them.
     """
     if title:
-        figure.suptitle(
-            textwrap.fill(title, round(12 * (width + 0.5))), color=TEXT, fontsize=FONT_SIZE + 2, parse_math=False
-        )
+        size = FONT_SIZE + 2
+        figure.suptitle(wrap(title, width + 0.5, size), color=TEXT, fontsize=size, parse_math=False)
     for ax in figure.axes:  # the layout reserves no width for x labels
-        lines = ax.get_xlabel().splitlines()
-        ax.set_xlabel("\n".join(textwrap.fill(line, max(12, round(12 * width))) for line in lines))
+        ax.set_xlabel("\n".join(wrap(line, width - 0.1, FONT_SIZE + 1) for line in ax.get_xlabel().splitlines()))
     room = sum(legend.get_window_extent().height for legend in figure.legends) / figure.dpi
     figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + room)  # else a tall legend leaves no axes
     # Two passes, because the extents of labels depend on the figure's size: the second starts close to the final size.
     for _ in range(2):
-        _lay_out(figure)
+        lay_out(figure)
         inches = figure.get_size_inches()
         boxes = [ax.get_position() for ax in axes]
         all_heights = sum(box.height for box in boxes)
@@ -107,7 +105,12 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
     return figure
 
 
-def _lay_out(figure: Figure) -> None:
+def wrap(text: str, width: float, size: float = FONT_SIZE) -> str:
+    """Wrap a text to a width in inches, for a font of this size in points; a character is about 0.58 times as wide."""
+    return textwrap.fill(text, max(8, round(width * 72 / (0.58 * size))))
+
+
+def lay_out(figure: Figure) -> None:
     """Run only the layout engine: `figure.draw_without_rendering` would also visit every artist, which takes longer."""
     engine = figure.get_layout_engine()
     assert engine is not None

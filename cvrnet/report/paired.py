@@ -20,16 +20,19 @@ Row = dict[str, Any]
 def paired_rows(tables: Mapping[str, AnyTable]) -> list[Row]:
     """Compare each model with the first model: macro AUC, accuracy, and the AUC of each class.
 
-    Only images that all models predicted are used. A row has ``score``, ``class``, ``model``, ``reference`` (the first
-    model), ``images``, ``patients``, the keys of `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model,
-    ``other`` the reference), and ``p_holm`` (``p``, corrected by Holm's method for the number of other models). A
-    finding is compared like a class, on the images for which it is known; findings have no accuracy.
+    Only images that all models predicted are used; if there are none, there are no rows. A row has ``score``,
+    ``class``, ``model``, ``reference`` (the first model), ``images``, ``patients``, the keys of
+    `cvrnet.metrics.paired_models.compare_auc` (``one`` is the model, ``other`` the reference), and ``p_holm`` (``p``,
+    corrected by Holm's method for the number of other models). A finding is compared like a class, on the images for
+    which it is known; findings have no accuracy.
 
     Args:
         tables: Name of a model -> its predictions, one for each image. The classes of all models must be equal, in any
             order.
     """
     (first, reference), *others = _of_common_images(tables).items()
+    if not reference.names:
+        return []
     size = {"reference": first, "images": len(reference.names), "patients": len({*reference.groups})}
     rows: list[Row] = [
         {"score": score, "class": name, "model": model, **size, **test}
@@ -61,8 +64,6 @@ def _tests(table: AnyTable, reference: AnyTable) -> Iterator[tuple[str, str, dic
     If only one patient has a class, or only one patient lacks it, the AUC of the class has no variance. This AUC and
     the macro AUC are then not tested.
     """
-    if not reference.names:
-        return
     if isinstance(table, PredictionTable) and isinstance(reference, PredictionTable):
         right, other = (one.guesses == one.labels for one in (table, reference))
         yield "accuracy", "", compare_accuracy(right, other, reference.groups)

@@ -88,8 +88,7 @@ class LungSheet:
 
 def caption_lines(text: str) -> str:
     """Return a caption in at most two lines that fit below a picture; a longer text ends with "..."."""
-    what, _, _ = printable(text).partition("; expected")  # the reason, without the limit
-    return "\n".join(textwrap.wrap(what, 34, max_lines=2, placeholder="..."))
+    return "\n".join(textwrap.wrap(printable(text), 34, max_lines=2, placeholder="..."))
 
 
 def _recoloured(picture: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
