@@ -37,7 +37,9 @@ from cvrnet_cli.output import print_rows, progress_bar, say, tell
     metavar="K",
     help="Draw an overlay of this head, given by number (3 for P3).",
 )
-@click.option("--all", "everything", is_flag=True, help="Draw the whole network, every encoder and every head.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Draw overlays of the whole network, of every encoder and of every head."
+)
 @click.option("--raw", is_flag=True, help="Also write each overlay's map as .npy: float32 (H, W) in 0..1.")
 @click.option("--measure", is_flag=True, help="Instead of drawing, score the maps against the data's masks.")
 @click.option(

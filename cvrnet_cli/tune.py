@@ -20,9 +20,9 @@ def tune(model: str, paths: tuple[str, ...], **settings: Any) -> None:
 
     In bfloat16, some parts of a network change the probabilities too much. Which parts these are depends on the
     weights. The command finds a small set of parts, using at most 64 of the images at PATH..., which should not be
-    training images. With this set in float32, no probability of these images differs by more than 0.0025 from the
-    result of a network that is completely in float32; if this limit is exceeded, a message says so. If more than
-    half of the operations had to be in float32, the whole network is in float32. The set is stored in MODEL's
+    training images. With this set in float32, each probability of these images should differ by at most 0.0025 from
+    the result of a network that is completely in float32; if one differs more, a message says so. If more than half
+    of the operations had to be in float32, the whole network is in float32. The set is stored in MODEL's
     config.json, and usually makes cvrnet predict faster in bfloat16. After training in bfloat16, cvrnet train and
     crossval do the same with the validation images, if there are at least 32, but not for models that classify all
     images of a study or patient together.

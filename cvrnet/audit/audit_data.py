@@ -279,7 +279,7 @@ def check_audit_folder(folder: Path, overwrite: bool) -> bool:
 
 
 def read_severe(folder: str | Path, records: Sequence[Record]) -> list[str] | None:
-    """Return the sentences of the severe results in a folder's audit.json; None if it is missing or of other images."""
+    """Return the severe problems in a folder's audit.json, as sentences; None if it is missing or of other images."""
     path = Path(folder) / AUDIT
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Find images that use an unusual number of bits; only files of more than 8 bits are compared with each other."""
+"""Find images that use an unusual number of bits per pixel; only files with more than 8 bits are compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ ADVICE = "Brightness depends on the bits in use: compare these images with the o
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:
-    """Return a list with a warning if files of more than 8 bits use different numbers of bits; else an empty list."""
+    """Warn if files with more than 8 bits per pixel differ in the number of bits that their grey levels use.
+
+    The list is empty if they do not differ.
+    """
     depths = {r.name: facts.depth for r, facts in zip(measured.records, measured.facts, strict=True) if facts.depth}
     if len(set(depths.values())) < 2:
         return []

@@ -36,7 +36,7 @@ class Views(NamedTuple):
 class Examination:
     """Classifies the versions of each image (`Views`) in batches: whole, without the lungs, and with only the lungs.
 
-    All probabilities are kept in memory, but only few images are (see `add`).
+    All probabilities are kept in memory, but only a few images at a time (see `add`).
 
     All models must have equal classes and preprocessing. `of` maps the name of an image to the indices of the models
     that predict it; the probabilities of these models are averaged. Images without an entry in `of` are skipped.

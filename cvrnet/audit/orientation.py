@@ -15,7 +15,7 @@ WAYS = ("upright", *_TURNED, "inverted", *(f"inverted and {way}" for way in _TUR
 
 
 def orientation_margins(pictures: np.ndarray, patients: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Find the turned or inverted way that fits each picture best, and how much better it fits than upright.
+    """Find how each picture was most probably stored if not upright, and how much better this fits than upright.
 
     `WAYS` lists the ways in which a picture can be stored. Each way has a fit for each picture (explained below). The
     first result has the margins (n,): the fit of the best way other than upright, minus the fit of upright. The second

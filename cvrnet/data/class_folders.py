@@ -39,7 +39,8 @@ def scan_folder(
         rows.append((replace(record, **fields), wrong))
     used -= {None}
     if used:
-        say(f"{printable(str(root))}: {len(used)} images are masks of other images, judging by their names or folders")
+        what = "image is a mask of another image" if len(used) == 1 else "images are masks of other images"
+        say(f"{printable(str(root))}: {len(used):,} {what}, judging by names or folders")
     if unused := len(set(masks.values()) - used):
         found.passed_over["a mask without an image"] += unused
     if sentence := found.passed_over_sentence(root):

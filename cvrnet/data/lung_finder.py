@@ -96,7 +96,7 @@ class LungFinder:
         return self._told(path, None, NO_MASK, False)
 
     def check(self, path: str | os.PathLike[str], read: Callable[[], NDArray[np.uint8]]) -> FoundLungs:
-        """Return the result of `find` without the mask; ``read`` returns the picture, and is called only if needed."""
+        """Return what `find` returns, but leave the mask out. ``read`` returns the picture; it is called if needed."""
         path = Path(path)
         if path in self.given or self.segmenter is None:
             return self.find(path, read())._replace(mask=None)

@@ -20,9 +20,10 @@ def rows(folder: Folder) -> Iterator[Row]:
     """Yield the rows of the manifest.
 
     ``label`` is the last part of the finding (``COVID-19`` of ``Pneumonia/Viral/COVID-19``) after rare last parts are
-    removed; see `common_parts`. ``day`` is the number of days since the symptoms or the admission. ``went_icu`` (Y or
-    N) says whether the patient was in intensive care during the stay, and ``in_icu`` whether the patient was there on
-    the day of the film. CTs, and images without a known finding, are left out.
+    removed; see `common_parts`. ``day`` is the number of days since the first symptoms or since the admission; the
+    collection does not say which. ``went_icu`` (Y or N) says whether the patient was in intensive care during the
+    stay, and ``in_icu`` whether the patient was there on the day of the film. CTs, and images without a known finding,
+    are left out.
     """
     found: list[Row] = []
     for entry in folder.table(folder.file("metadata.csv"), COLUMNS):

@@ -104,7 +104,7 @@ def plot_explanation(
     """
     image = explanation.image
     plain = as_colour(image)
-    height, width = image.shape[:2]
+    height, width = _with_margins(plain).shape[:2]
     columns = min(COLUMNS, len(parts) + 1)
     rows = math.ceil((len(parts) + 1) / columns)
     panel_width, panel_height = width * PANEL / max(height, width), height * PANEL / max(height, width)
@@ -132,7 +132,7 @@ def plot_explanation(
             box = {"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5}
             reason = wrap(explanation.refused[part], 0.8 * panel_width, FONT_SIZE - 1)
             ax.text(0.5, 0.5, reason, transform=ax.transAxes, bbox=box, **style)
-        ax.imshow(picture if lesion is None else draw_outline(picture, lesion))
+        ax.imshow(_with_margins(picture if lesion is None else draw_outline(picture, lesion)))
         ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
     colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)
     bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
@@ -143,6 +143,13 @@ def plot_explanation(
     figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
     lay_out(figure)  # a first pass; saving the figure makes a second, because headings change the panels' sizes
     return figure
+
+
+def _with_margins(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Put white margins beside a picture that is narrower or lower than 1:3, so that a panel has room for its texts."""
+    height, width = picture.shape[:2]
+    missing = [max(0, math.ceil(max(height, width) / 3) - side) for side in (height, width)]
+    return np.pad(picture, [*((space // 2, space - space // 2) for space in missing), (0, 0)], constant_values=255)
 
 
 def _lines(text: str) -> int:

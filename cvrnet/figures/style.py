@@ -106,7 +106,7 @@ def finish(figure: Figure, axes: Sequence[Axes], width: float, height: float, ti
 
 
 def wrap(text: str, width: float, size: float = FONT_SIZE) -> str:
-    """Wrap a text to a width in inches, for a font of this size in points; a character is about 0.58 times as wide."""
+    """Wrap a text to a width in inches. ``size`` is the font's size in points; a character is about 0.58 sizes wide."""
     return textwrap.fill(text, max(8, round(width * 72 / (0.58 * size))))
 
 

@@ -1,4 +1,4 @@
-"""Use the days of pictures in a network: encode them as waves, and compare the last picture of a bag with the others.
+"""Let a network use the time between the pictures of a bag: encode days as waves; compare the last picture with others.
 
 A bag holds the pictures of a study or patient (see `cvrnet.data.studies`).
 """

@@ -179,7 +179,7 @@ def _marked(path: Path) -> dict[str, float]:
         rows = read_rows(path, ("set", "source", "marked"))
         shares = {row["set"]: float(row["marked"]) for row in rows if not row["source"]}
         if wrong := [share for share in shares.values() if not 0 <= share <= 1]:
-            raise ValueError(f"its column `marked` has the value {wrong[0]}; expected a share from 0 to 1")
+            raise ValueError(f"the column `marked` has the value {wrong[0]}; expected a share from 0 to 1")
     return shares
 
 

@@ -1,6 +1,6 @@
-"""Compute and store the pooled feature maps of frozen encoders for each image, and the maps' sides.
+"""Compute and store, for each image, the pooled feature maps of frozen encoders, and how their left and right differ.
 
-The sides of a map are the differences between its left and right half.
+The code calls the differences between the left and right half of a map its sides.
 """
 
 from __future__ import annotations

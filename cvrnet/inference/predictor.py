@@ -254,7 +254,7 @@ class Predictor:
 
     @property
     def overflow(self) -> str:
-        """The message for an image whose prediction is NaN, if a plain grey image has a finite prediction."""
+        """The error message for an image whose prediction is NaN although the network works on a plain grey image."""
         advice = "" if self.precision == "fp32" else "; try fp32 (--amp fp32)"
         return f"the prediction of {self.name} is not a number (overflow in {self.precision}){advice}"
 

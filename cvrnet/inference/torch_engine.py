@@ -81,7 +81,7 @@ class TorchEngine:
         return self.start(pixels, size)()
 
     def start(self, pixels: NDArray[np.uint8], size: int = 0) -> Callable[[], Answer]:
-        """Start predicting images; return a function that waits for the answer of `__call__` and returns it."""
+        """Start predicting images; return a function that waits for the result of `__call__` and returns it."""
         refuse_bags(self.unit, "this function")
         images, count = torch.from_numpy(pixels), len(pixels)
         if self.compile and count < size:

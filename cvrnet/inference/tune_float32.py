@@ -28,7 +28,7 @@ class Tuned(NamedTuple):
     """The result of `tune_float32`."""
 
     parts: list[list[str]]  #: for each encoder, the names of the submodules that stay in float32
-    #: Largest change of a probability if the parts that the encoders' attributes ``float32_parts`` name are in float32.
+    #: Largest change of a probability if the parts listed in each encoder's ``float32_parts`` are in float32.
     before: float
     after: float  #: largest change of a probability if ``parts`` are in float32
 
@@ -36,7 +36,7 @@ class Tuned(NamedTuple):
 def tune_float32(model: CVRNet, images: Tensor) -> Tuned:
     """Find a few parts to compute in float32, so that probabilities change by at most half of `BOUND`.
 
-    The search is greedy. It starts with the parts that the encoders' attributes ``float32_parts`` name. If the change
+    The search is greedy. It starts with the parts that are listed in each encoder's ``float32_parts``. If the change
     is above the limit (half of `BOUND`), it adds blocks of the encoders, from the first block on, until the change is
     within the limit. Then it tries each part, the most expensive first, and leaves the part out if the change stays
     within the limit. If more than half of the operations had to be in float32, the whole network is in float32, because

@@ -51,7 +51,9 @@ class Abstention:
     limits: list[float]  #: for each of `SHARES`: the score that about this share of the validation images exceeds
 
     def passed_on(self, probabilities: ArrayLike, share: float) -> NDArray[np.bool_]:
-        """Return a mask (N,) of the images to pass on: those whose uncertainty is above the limit for this share.
+        """Return a mask (N,) of the images to pass on: those whose uncertainty is above the limit for ``share``.
+
+        ``share`` is about the share of images that are passed on.
 
         Raises:
             UserError: The share is not one of `SHARES`.

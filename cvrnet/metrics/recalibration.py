@@ -122,8 +122,8 @@ def fit_prior(probabilities: ArrayLike, trained: Sequence[float]) -> tuple[Recal
 
     Args:
         probabilities: Probabilities of the classes, (N, C).
-        trained: The share of each class in training, with its weight in the loss, (C,). If training weighted each class
-            inversely to its number of images, all shares are equal.
+        trained: Each class's share of the training images, multiplied by the class's weight in the loss, (C,). If
+            training weighted each class inversely to its number of images, all shares are equal.
 
     Returns:
         The `Recalibration`, with scale 1 and a bias for each class; and the estimated shares, (C,).

@@ -46,7 +46,7 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], network:
     images = [image for _, image in readable_images(calibration, network.preprocessing)]
     if not images:
         raise UserError("none of the calibration images can be read")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantizing-") as folder:
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         prepared = Path(folder) / "prepared.onnx"
         # Optimise the graph first, so that ranges are measured for the tensors that are quantised.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)

@@ -90,7 +90,7 @@ def independent_sources(results: Results) -> list[str] | None:
 
 
 def severe_findings(audit: Mapping[str, Any]) -> list[str]:
-    """Return the sentences of the severe results in audit.json; an empty list if the data set was not audited."""
+    """Return the sentences of the severe problems in audit.json; an empty list if the data set was not audited."""
     findings = audit["findings"] if audit else []
     return [finding["sentence"] for finding in findings if finding["severity"] == "severe"]
 

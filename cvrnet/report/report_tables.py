@@ -128,7 +128,7 @@ def _paper_table(results: Results) -> ReportTable:
 
 
 def paper_scores(scores: Mapping[str, Any]) -> Row:
-    """Return the scores of one row in the report's table that is like Table 3 of the first paper.
+    """Return the scores of one row of the report's table with the columns of Table 3 in the first CVR-Net paper.
 
     ``scores`` are the scores of a set, or means and standard deviations over folds.
     """

@@ -180,7 +180,7 @@ def _train(
 
 
 def pair_of(record: Record, reader: Preprocessing) -> Pair:
-    """Return the picture of an image and its given mask, resized to the network's input: both uint8 (size, size)."""
+    """Return an image's pixels and its given mask, resized to the network's input: both uint8 (size, size)."""
     picture, size = reader.read_whole(record.path), reader.input_size[1]
     assert record.lung_mask is not None
     mask = Image.fromarray(read_mask(record.lung_mask, picture.shape)).convert("L")

@@ -71,7 +71,7 @@ def read_outcome(
 
     Returns:
         The labelled films; a line for each film or patient that cannot be used; and the value of the key ``outcome`` of
-        run.json, which also lists the films that were taken too late.
+        run.json, which also lists the films taken too late for a prediction, such as on the day of the event.
 
     Raises:
         DataError: The manifest cannot be used.

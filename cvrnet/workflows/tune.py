@@ -42,8 +42,8 @@ def tune(
     Returns:
         A row for each fold. ``model`` is its name, and ``float32 parts`` is the number of parts that the search found.
         ``largest change before`` and ``largest change after`` are the largest change that bfloat16 causes in a
-        probability: before the search, when the parts that the encoders' attributes ``float32_parts`` name are in
-        float32; after the search, when the parts that it found are in float32.
+        probability: before the search, with the parts in float32 that are listed in each encoder's ``float32_parts``;
+        after the search, with the parts in float32 that the search found.
 
     Raises:
         UserError: The model is not a local CVR-Net for single images, or no image can be read.

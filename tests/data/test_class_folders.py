@@ -33,10 +33,14 @@ def test_folders_of_masks_are_masks(tmp_path):
     assert (two.lung_mask, two.lesion_mask) == (tmp_path / "B/lung masks/2.png", tmp_path / "B/infection masks/2.png")
     assert three.lung_mask == tmp_path / "B/Lung_Masks/3_mask.tif"
     assert said == [
-        f"{tmp_path}: 4 images are masks of other images, judging by their names or folders",
+        f"{tmp_path}: 4 images are masks of other images, judging by names or folders",
         f"{tmp_path}: 1 entry passed over (a mask without an image 1)",
     ]
     assert len(find_images([str(tmp_path)]).files) == 3
+    touch(tmp_path / "single", "A/images/1.png", "A/masks/1.png")
+    said.clear()
+    read_records(tmp_path / "single", min_classes=1, say=said.append)
+    assert said == [f"{tmp_path / 'single'}: 1 image is a mask of another image, judging by names or folders"]
 
 
 @pytest.mark.parametrize("images", ["images", "img", ""])

@@ -16,7 +16,7 @@ PARTS = {"one": ["network"], "encoders": ["network", *LONG], "all": ["network", 
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-@pytest.mark.parametrize("shape", [(64, 64), (96, 40), (30, 90)])
+@pytest.mark.parametrize("shape", [(64, 64), (96, 40), (30, 90), (200, 20), (20, 200)])
 @real_figures()
 def test_panels_can_be_read(parts, shape):
     maps = {part: np.linspace(0, 1, 49, dtype=np.float32).reshape(7, 7) for part in parts[:-1]}
