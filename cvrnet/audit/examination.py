@@ -72,7 +72,7 @@ class Examination:
         return cls(predictors, asked.models_for_image, asked.known)
 
     def views(self, record: Record, pixels: np.ndarray) -> Views | None:
-        """Make the views of one decoded image, (H, W) or (H, W, 3); None if no model predicts it. Thread-safe."""
+        """Make the `Views` of a decoded image, (H, W) or (H, W, 3); None if no model is to classify it. Thread-safe."""
         if record.name not in self.of:
             return None
         resize = self.preprocessing.resize

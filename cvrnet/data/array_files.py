@@ -67,7 +67,7 @@ class ArrayFiles:
             return False
 
     def write(self, path: str | Path, array: np.ndarray, image: os.stat_result) -> None:
-        """Write the array of an image; UserError if the folder cannot be written.
+        """Write the array of an image; raise UserError if the folder cannot be written.
 
         ``image`` is what `image_status` returned before the image was read. If the image has changed since, the array
         counts as missing.
@@ -100,7 +100,7 @@ class ArrayFiles:
 
 
 def image_status(path: str | Path) -> os.stat_result:
-    """Return the `os.stat_result` of an image's file; ImageError if the file is missing or cannot be accessed."""
+    """Return the `os.stat_result` of an image's file; raise ImageError if the file is missing or cannot be accessed."""
     try:
         return os.stat(split_frame(path)[0])
     except (OSError, ValueError) as error:

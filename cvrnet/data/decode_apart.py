@@ -147,7 +147,7 @@ def _take() -> _Child:
 
 
 def _within(seconds: float, action: Callable[[], Result], late: str) -> Result:
-    """Call a blocking action in a thread and return its result; Refused if it takes too long or is interrupted."""
+    """Call a blocking action in a thread, return its result; raise Refused if it takes too long or is interrupted."""
     future: Future[Result] = Future()
 
     def run() -> None:

@@ -150,7 +150,7 @@ def tag_text(header: Dataset, name: str) -> str:
 
 
 def frame_count(header: Dataset, path: str | os.PathLike[str]) -> int:
-    """Return the number of frames that a file declares; Refused if the file is too small to contain them."""
+    """Return the number of frames that a file declares; raise Refused if the file is too small to contain them."""
     with refuse_damaged("a damaged DICOM file: it does not say how large the image is"):
         if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             raise Refused("a DICOM file without pixel data, not an image")

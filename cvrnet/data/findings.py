@@ -121,7 +121,7 @@ def finding_truth(records: Sequence[Record], names: Sequence[str], uncertain: st
 def label_findings(records: Sequence[Record], names: Sequence[str], truth: Truth) -> list[Record]:
     """Return the images, each with its row of ``truth``, and with the names of its findings as its label.
 
-    If it is not known of any finding whether an image has it, the label is ``""``.
+    If all findings of an image are unknown, its label is ``""``.
     """
     labelled = []
     for record, row in zip(records, truth.tolist(), strict=True):

@@ -186,7 +186,7 @@ def split_frame(path: str | os.PathLike[str]) -> tuple[str, int | None]:
 
 
 def dicom_module() -> ModuleType:
-    """Return the module `cvrnet.data.dicom`; Refused if pydicom is not installed (extra ``dicom``)."""
+    """Return the module `cvrnet.data.dicom`; raise Refused if pydicom is not installed (extra ``dicom``)."""
     try:
         return import_module("cvrnet.data.dicom")
     except ModuleNotFoundError as error:

@@ -21,7 +21,7 @@ _one_volume = threading.Lock()
 
 
 def slice_count(path: str | os.PathLike[str]) -> int:
-    """Return the number of axial slices; Refused if the file is not a volume."""
+    """Return the number of axial slices; raise Refused if the file is not a volume."""
     return int(_header(path).shape[2])
 
 

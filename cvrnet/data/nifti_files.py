@@ -17,7 +17,7 @@ def is_nifti(path: str | os.PathLike[str]) -> bool:
 
 
 def nifti_module() -> ModuleType:
-    """Return the module `cvrnet.data.nifti`; Refused if nibabel is not installed (extra ``ct``)."""
+    """Return the module `cvrnet.data.nifti`; raise Refused if nibabel is not installed (extra ``ct``)."""
     try:
         return import_module("cvrnet.data.nifti")
     except ModuleNotFoundError as error:

@@ -75,7 +75,7 @@ class Folder:
         return path
 
     def file(self, *names: str) -> Path:
-        """Return the first of these files that exists, plain or compressed (``.gz``); UserError if none exists."""
+        """Return the first of these files that exists, plain or as ``.gz``; raise UserError if none exists."""
         if path := self.optional(*names):
             return path
         raise self.refusal(f"{names[0]} is missing")
@@ -124,7 +124,7 @@ class Folder:
             raise UserError(f"{path}: not readable as text in UTF-8: {error}") from error
 
     def split(self, lists: dict[str, Path | None]) -> dict[str, str]:
-        """Map images to splits, from a list of image names for each split; images that do not exist go to ``missing``.
+        """Map images to splits, from a list of image names for each split; `missing` gets names without an image file.
 
         Raises:
             UserError: An image is in two lists.

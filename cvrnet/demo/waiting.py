@@ -70,7 +70,7 @@ class Moving:
         self._waiting.moving_bytes += count
 
     def clear(self) -> None:
-        """Take away all bytes of this message."""
+        """Subtract the bytes of this message from all counts."""
         self.add(-self.bytes)
 
 

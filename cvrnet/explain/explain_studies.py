@@ -62,7 +62,7 @@ def draw_studies(
 
 
 def study_files(studies: Sequence[Study]) -> list[str]:
-    """Return, for each bag, the prefix of its file names."""
+    """Return, for each bag, the prefix of the names of the files that are written for it."""
     names = [slug(study.name) for study in studies]
     return [name if names.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names, start=1)]
 

@@ -146,9 +146,9 @@ def plot_explanation(
 
 
 def _with_margins(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Put white margins beside a picture that is narrower or lower than 1:3, so that a panel has room for its texts."""
+    """Put white margins beside a picture that is narrower or lower than 2:5, so that a panel has room for its texts."""
     height, width = picture.shape[:2]
-    missing = [max(0, math.ceil(max(height, width) / 3) - side) for side in (height, width)]
+    missing = [max(0, math.ceil(0.4 * max(height, width)) - side) for side in (height, width)]
     return np.pad(picture, [*((space // 2, space - space // 2) for space in missing), (0, 0)], constant_values=255)
 
 

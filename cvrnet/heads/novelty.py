@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class NoveltyHead(nn.Module):
     r"""Computes how much images differ from the training images: the larger of a distance and a mirror value.
 
-    The distance is measured from a Gaussian that was fitted to the pooled maps of training images. The inputs of a
-    `MultiScaleAveragingHead` are each scaled to length 1 and concatenated to x. The Gaussian comes from probabilistic
+    The distance is measured from a Gaussian that was fitted to the pooled maps of training images. Each input of a
+    `MultiScaleAveragingHead` is scaled to norm 1; x is their concatenation. The Gaussian comes from probabilistic
     principal component analysis (Tipping & Bishop 1999, J. R. Stat. Soc. B 61:611): variances along K directions, and
     one variance :math:`\sigma^2` for all other directions. The squared distance is
 
@@ -82,7 +82,7 @@ class NoveltyHead(nn.Module):
         return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)
 
     def distance(self, inputs: list[Tensor]) -> Tensor:
-        """Return the Mahalanobis distance of each image from the Gaussian, (N,), without the mirror value."""
+        """Return the Mahalanobis distance of each image from the Gaussian, (N,). It does not contain the mirror value."""
         centred = join_inputs(inputs) - self.mean
         z = centred @ self.directions.T
         rest = (centred - z @ self.directions).square().sum(1)
@@ -90,17 +90,17 @@ class NoveltyHead(nn.Module):
 
 
 def join_inputs(inputs: list[Tensor]) -> Tensor:
-    """Return the inputs (N, C_i), each scaled to length 1, concatenated to the vectors x, (N, D)."""
+    """Scale each input, (N, C_i), to norm 1; return the concatenated inputs, which are the vectors x, (N, D)."""
     return torch.cat([F.normalize(x, dim=1) for x in inputs], 1)
 
 
 def sides(feature_map: Tensor) -> Tensor:
-    """Return the difference between a map's left and right half, divided by the length of their sum: (N, 2, C).
+    """Return the difference between a map's left and right half, divided by the norm of their sum: (N, 2, C).
 
     The map is (N, C, H, W). Each quarter of it is averaged to a vector of C numbers. The difference (left - right) is
     taken separately in the upper and the lower half, because the heart is in the lower half. Both differences have the
-    same divisor: the length of the mean of the two sums (left + right), upper and lower. If W is odd, the middle column
-    is left out; if H is odd and not 1, the middle row, too. If W is 1, the result is 0.
+    same divisor: the Euclidean norm of the mean of the two sums (left + right), upper and lower. If W is odd, the
+    middle column is left out; if H is odd and not 1, the middle row, too. If W is 1, the result is 0.
     """
     height, width = feature_map.shape[2:]
     if width == 1:

@@ -31,14 +31,17 @@ _ALL = "without marks"
 
 
 def mark(text: str) -> str:
-    """Write the hash of each part of a text into its opening mark (``<!-- cvrnet:NAME -->`` or ``# cvrnet:NAME``)."""
+    """Return a text with the hash of each part in its opening mark (``<!-- cvrnet:NAME -->`` or ``# cvrnet:NAME``)."""
     return _PART.sub(
         lambda m: f"{m['open']}cvrnet:{m['name']} {_hash(m['text'])}{m['close']}\n{m['text']}{m['end']}", text
     )
 
 
 def mark_card(text: str) -> str:
-    """Write the hashes of a card's parts into the marks, and the hashes of its metadata into a comment at the end."""
+    """Return a card with the hash of each part in its opening mark, and hashes of the metadata in a comment at the end.
+
+    See `mark`.
+    """
     data = RepoCard(text).data.to_dict()
     metrics = [
         metric for entry in data.get(_RESULTS, []) for result in entry["results"] for metric in result["metrics"]

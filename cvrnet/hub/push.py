@@ -234,7 +234,7 @@ def _difference(there: Mapping[str, str], files: Files, *, everything: bool = Fa
 def _check_untouched(
     api: HfApi, repo: str, branch: str, head: str, there: Mapping[str, str], changed: set[str], surplus: set[str]
 ) -> set[str]:
-    """Return the files of `surplus` that others wrote; UserError if others changed a file that this push replaces."""
+    """Return the files of `surplus` that others wrote; raise UserError if others changed a file that is replaced."""
     if not (changed | surplus) & there.keys():
         return set()
     history = with_retries(lambda: list(api.list_repo_commits(repo, revision=head)))

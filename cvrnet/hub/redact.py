@@ -149,7 +149,7 @@ def hash_key(run: Path) -> bytes:
 
 
 def public_figure(path: Path) -> bytes:
-    """Return a PNG file without its metadata, such as text entries and times; UserError if the file is incomplete."""
+    """Return a PNG file without metadata, such as text entries and times; raise UserError if the file is incomplete."""
     file = io.BytesIO()
     try:
         with Image.open(path, formats=["PNG"]) as figure:

@@ -33,7 +33,7 @@ class StoredWeight:
     content: memoryview  #: the stored bytes; empty if ``stored`` is not ``declared``
 
     def values(self) -> np.ndarray:
-        """Return the float32 values; UserError if the file lacks some of them, or if they are not finite."""
+        """Return the float32 values; raise UserError if the file lacks some of them, or if they are not finite."""
         if self.stored != self.declared:
             found = f"{quoted(self.path)} has {self.stored} of its {self.declared} bytes"
             raise UserError(f"{found}: the file is incomplete")

@@ -115,7 +115,7 @@ class Segmenter:
 
 
 def _size(about: Any) -> int:
-    """Return the size that a file's description states; ValueError if it describes another network."""
+    """Return the size that a file's description states; raise ValueError if it describes another network."""
     wanted = {"format": FORMAT, "encoder": ENCODER, "decoder": list(DECODER)}
     if not isinstance(about, dict) or {key: about.get(key) for key in wanted} != wanted:
         raise ValueError(

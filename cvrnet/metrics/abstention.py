@@ -53,7 +53,7 @@ class Abstention:
     def passed_on(self, probabilities: ArrayLike, share: float) -> NDArray[np.bool_]:
         """Return a mask (N,) of the images to pass on: those whose uncertainty is above the limit for ``share``.
 
-        ``share`` is about the share of images that are passed on.
+        Of images like the validation images, about the fraction ``share`` is passed on.
 
         Raises:
             UserError: The share is not one of `SHARES`.
@@ -65,7 +65,7 @@ class Abstention:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Abstention:
-        """Make an abstention from the values in an untrusted file; ValueError if the values are impossible."""
+        """Make an abstention from the values in an untrusted file; raise ValueError if the values are impossible."""
         try:
             found = cls(**values)
             possible = (
@@ -76,10 +76,13 @@ class Abstention:
                 and all(type(limit) in (int, float) and 0 <= limit < 100 for limit in found.limits)
             )
         except TypeError as error:
-            raise ValueError("its abstention has an unexpected form; expected score, images and limits") from error
+            raise ValueError(
+                "its abstention has an unexpected form; expected the keys score, images and limits"
+            ) from error
         if not possible:
             raise ValueError(
-                "its abstention has impossible values; expected a known score, 1 or more images, and limits of 0 to 100"
+                f"its abstention has impossible values; expected a score of {', '.join(SCORES)}, 1 or more images, and "
+                "limits of the uncertainty from 0 to 100"
             )
         return found
 

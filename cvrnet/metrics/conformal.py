@@ -64,7 +64,7 @@ class PredictionSets:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> PredictionSets:
-        """Make `PredictionSets` from the values in an untrusted file; ValueError if the values are impossible."""
+        """Make `PredictionSets` from the values in an untrusted file; raise ValueError if the values are impossible."""
         try:
             sets = cls(**values)
             columns = [sets.least, *sets.by_class.values()]
@@ -77,7 +77,7 @@ class PredictionSets:
             )
         except (TypeError, AttributeError) as error:
             raise ValueError(
-                "its prediction sets have an unexpected form; expected patients, least and by_class"
+                "its prediction sets have an unexpected form; expected the keys patients, least and by_class"
             ) from error
         if not possible:
             raise ValueError(
@@ -88,7 +88,7 @@ class PredictionSets:
 
 
 def coverage_index(coverage: float) -> int:
-    """Return the index of a coverage in `COVERAGES`; UserError if `COVERAGES` does not contain it."""
+    """Return the index of a coverage in `COVERAGES`; raise UserError if `COVERAGES` does not contain it."""
     if coverage not in COVERAGES:
         raise UserError(f"a coverage of {coverage:g}; expected one of 0.50, 0.51, ... 0.99")
     return COVERAGES.index(coverage)

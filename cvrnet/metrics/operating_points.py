@@ -68,7 +68,7 @@ class OperatingPoint:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
-        """Make a point from the values in an untrusted file; ValueError if the values are impossible."""
+        """Make a point from the values in an untrusted file; raise ValueError if the values are impossible."""
         try:
             point = cls(**values)
         except TypeError as error:

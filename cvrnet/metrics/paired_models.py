@@ -105,7 +105,7 @@ def compare_mean_auc(
     aucs, influence = [], np.zeros(int(members.max()) + 1)
     classes = [k for k, column in enumerate(answers.T) if (column == 1).any() and (column == 0).any()]
     if not classes:
-        raise UserError("no class has an AUC on these images; expected images with and without a class")
+        raise UserError("no class has an AUC on these images; expected a class that some images have and others do not")
     for k in classes:
         known = ~np.isnan(answers[:, k])
         present, of = answers[known, k] == 1, members[known]

@@ -38,7 +38,7 @@ class Recalibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: Sequence[str]) -> Recalibration:
-        """Make a recalibration from the values in an untrusted file; ValueError if the values are impossible."""
+        """Make a recalibration from the values in an untrusted file; raise ValueError if the values are impossible."""
         scale: Any = values.get("scale")
         bias: Any = values.get("bias")
         if {*values} != {"scale", "bias"} or not isinstance(bias, list | tuple) or len(bias) != len(classes):

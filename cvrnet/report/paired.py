@@ -1,4 +1,4 @@
-"""Compare models on the images that all of them predicted: the rows of the comparison, and the table of the page."""
+"""Compare models on the images that all of them predicted: the comparison's rows, and their table in the report."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Results:
 
     @property
     def folds(self) -> list[Mapping[str, Any]]:
-        """The scores of each fold on the set ``shown``; without folds, the model's scores on this set."""
+        """The scores of each fold on the set that `shown` names; without folds, the model's scores on this set."""
         return list(self.results["folds"]) if self.kind == "crossval" else [self.scores]
 
     @property
@@ -119,7 +119,7 @@ class Results:
             yield decisions, folds == (str(fold) if len(self.decisions) > 1 else "")
 
     def set_title(self, name: str) -> str:
-        """Return the name of a set for tables; for the independent set, this is `held_back`."""
+        """Return the name that tables show for a set; for the independent set, it is the value of `held_back`."""
         return self.held_back if name == INDEPENDENT else SETS[name]
 
 

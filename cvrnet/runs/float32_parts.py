@@ -37,7 +37,7 @@ def float32_parts(model: nn.Module) -> list[list[str]]:
 
 
 def whole_encoders(model: CVRNet) -> list[list[str]]:
-    """Return the names for a network that computes everything in float32: the empty name for each encoder."""
+    """Return the result of `float32_parts` for a network that is completely in float32: ``[""]`` for each encoder."""
     return [[WHOLE] for _ in model.encoders]
 
 

@@ -132,7 +132,7 @@ class AnyTable(ABC):
 
     @abstractmethod
     def cells(self, i: int) -> dict[str, Any]:
-        """Return an image's label, and its predicted class or its known findings, as cells of predictions.csv."""
+        """Return an image's cells of predictions.csv: label and predicted class, or each finding's label if known."""
 
     def head_cells(self, i: int) -> dict[str, Any]:
         """Return the heads' own predictions for an image, for predictions.csv."""

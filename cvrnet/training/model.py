@@ -209,8 +209,8 @@ class InitialModel:
 def pretrained_from(model: Any) -> list[str]:
     """Return where pretrained weights came from: a text for each encoder of a CVR-Net, or one text for another model.
 
-    ``model`` is from `create_for_training`. The list has no text for random weights. For a trained model, the list is
-    empty, because the config names the origin.
+    ``model`` is from `create_for_training`. The list has no text for random weights. If training starts from a model
+    that was trained before, the list is empty: `TrainConfig.model` names that model.
     """
     parts = model.encoders if isinstance(model, CVRNet) else [model]
     return [origin for part in parts if (origin := getattr(part, "weights_from", ""))]
