@@ -187,11 +187,14 @@ def _some(texts: Sequence[str], between: str = ", ") -> str:
 
 
 def any_finding(single: Sequence[Record]) -> Finding:
-    """Return a note that explains the checks that need one label per image; ``single`` is from `without_names`."""
+    """Return a note about the checks that need one label per image: which two groups of images they compare.
+
+    ``single`` is from `without_names`.
+    """
     having = sum(r.label == SOME_FINDING for r in single)
     sentence = (
-        f"Checks that need one label compare the {count(having, 'image')} with any finding to the "
-        f"{len(single) - having:,} without a finding; each finding is also checked by itself."
+        f"Some checks need one label per image: they compare the {count(having, 'image')} with any finding to the "
+        f"{len(single) - having:,} without a finding. Each finding is also checked by itself."
     )
     return Finding("any-finding", "note", sentence, {"with": having, "without": len(single) - having})
 

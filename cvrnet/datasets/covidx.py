@@ -27,7 +27,7 @@ def rows(folder: Folder) -> Iterator[Row]:
             words = line.split()
             source = words.pop() if words[-1] not in _LABELS else ""
             if len(words) < 3 or words[-1] not in _LABELS:
-                raise folder.refusal(f"the list of the {split} images has the line {line!r:.80}")
+                raise folder.refusal(f"in the list of the {split} images, this line has another form: {line!r:.80}")
             patient, label = words[0], words[-1]
             name = line.removesuffix(source).rstrip().removesuffix(label).strip().removeprefix(patient).strip()
             if path := folder.image(f"{split}/{name}", f"the list of {split}"):

@@ -82,7 +82,7 @@ class NoveltyHead(nn.Module):
         return torch.maximum(self.distance(inputs), sides @ self.side_weights + self.side_bias)
 
     def distance(self, inputs: list[Tensor]) -> Tensor:
-        """Return the Mahalanobis distance of each image from the Gaussian, (N,); the mirror value is not part of it."""
+        """Return the Mahalanobis distance of each image from the Gaussian, (N,). `forward` also uses a mirror value."""
         centred = join_inputs(inputs) - self.mean
         z = centred @ self.directions.T
         rest = (centred - z @ self.directions).square().sum(1)

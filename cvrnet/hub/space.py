@@ -1,4 +1,7 @@
-"""Make and upload the files of a Hugging Face Space that serves a model's demo page; preview a whole push."""
+"""Make the files of a Hugging Face Space that serves a model's demo page, and upload them.
+
+`preview_push` lists what a push would upload: the model's files and, if wanted, the Space's.
+"""
 
 from __future__ import annotations
 

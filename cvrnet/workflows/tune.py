@@ -74,11 +74,12 @@ def tune(
 
 
 def tune_trained(job: Job, model: Any, validation: Sequence[Record], folder: Path) -> None:
-    """After training, find the float32 parts on validation images, and store them with the model.
+    """After training, find the parts of the network that must compute in float32, and store their names with the model.
 
-    The search runs only if the network was trained in bfloat16, on single images (not bags), and if there are at least
-    `LEAST` validation images. Otherwise, a network whose encoders were frozen predicts in float32, because its heads
-    were trained on float32 features; any other network keeps the parts that it has.
+    The search uses validation images. It runs only if the network was trained in bfloat16, on single images (not bags),
+    and if there are at least `LEAST` validation images. Without a search, a network whose encoders were frozen predicts
+    completely in float32, because its heads were trained on float32 features; any other network keeps its float32
+    parts.
     """
     if not isinstance(model, CVRNet):
         return
