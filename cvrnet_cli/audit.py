@@ -87,6 +87,7 @@ def audit(
     from cvrnet.audit.findings import COLUMNS
     from cvrnet.folders import files_aside
     from cvrnet.runs.layout import AUDIT
+    from cvrnet.workflows.cut_lungs import whole_sentence
 
     earlier = output is not None and room.check_audit_folder(output, overwrite)
     settings["uncertain"] = uncertain or "ignore"
@@ -108,7 +109,7 @@ def audit(
             if finding.advice and finding.severity != "note":
                 tell(f"{'':<8} -> {finding.advice}")
     if lungs and (whole := len(settings["finder"].whole)):
-        say(f"--lungs {lungs}: {whole} of {len(records)} pictures have no usable lung mask and are used whole")
+        say(whole_sentence(whole, len(records), f"--lungs {lungs}"))
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:
             room.write_audit(aside, found, records, Path(data).resolve().name, names=names)

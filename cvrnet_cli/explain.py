@@ -103,7 +103,7 @@ def _draw(model: str, paths: Sequence[str], output: Path, style: str, settings: 
     say(f"\n{output}: " + (f"mean of the maps of {models} folds" if models > 1 else "maps of one model"))
     failed = sum(bool(row["error"]) for row in rows)
     if failed:
-        say(f"Error: {failed} of {len(rows)} images could not be read, or their map is zero or flat")
+        say(f"Error: {failed} of {len(rows)} images could not be read, or the map is zero or flat")
     return int(bool(problems))
 
 
@@ -121,7 +121,7 @@ def _measure(model: str, data: str, output: Path, style: str, settings: dict[str
         columns = ["part", "weights", "images", "flat", "rank_correlation", "low", "high"]
         print_rows([_with_limits(row) for row in summary["all"]["similarity"]], columns)
     if left_out:
-        say(f"{left_out} images with masks were left out, because no finished fold tests them")
+        say(f"Left out, because no finished fold tests them: {left_out} of the images with masks")
     for problem in summary["problems"]:
         say(f"Error: {problem}")
     say(f"\n{SUMMARY} (for all images, and for correct predictions only) and {IMAGES} are in {output}")

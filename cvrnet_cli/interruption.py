@@ -1,4 +1,4 @@
-"""Handle Ctrl-C, but not during an import, because half-imported modules would fail later in unpredictable ways."""
+"""Handle Ctrl-C. During an import, it has to wait, because half-imported modules would fail later."""
 
 from __future__ import annotations
 

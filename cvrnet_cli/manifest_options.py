@@ -21,7 +21,7 @@ def column_names(text: str) -> dict[str, str]:
     if wrong := ["".join(item) for item in items if not item[0].strip() or not item[2].strip()]:
         raise click.BadParameter(f'{wrong[0]!r}; expected NAME=COLUMN, such as path="Image Index"')
     if len(columns) < len(items):
-        raise click.BadParameter(f"{text!r}: a column is given twice")
+        raise click.BadParameter(f"{text!r}: a NAME (before the =) is given twice")
     return columns
 
 

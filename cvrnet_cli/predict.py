@@ -113,7 +113,7 @@ def predict(
     with output_file(output, overwrite) as file, progress_bar("Predicting") as progress:
         write_rows(rows(), found.columns, style or (suffix if suffix in FORMATS else "table"), file)
     if marked:
-        say(f"Warning: {marked} of {found.images} images are unlike the training images (column unusual)")
+        say(f"Warning: images unlike the training images (column unusual): {marked} of {found.images}")
     elif done > failed and settings["gate"] is None and "unusual" not in found.columns and "image" in found.counted:
         say('There is no column "unusual", because this model cannot detect images unlike its training images.')
     for problem in found.problems:

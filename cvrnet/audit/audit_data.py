@@ -13,7 +13,7 @@ from cvrnet.audit.audit_page import render_page
 from cvrnet.audit.depths import depth_findings
 from cvrnet.audit.duplicates import duplicate_findings
 from cvrnet.audit.examination import Examination
-from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding, count, worst_first
+from cvrnet.audit.findings import COLUMNS, SEVERITIES, Finding, worst_first
 from cvrnet.audit.image_features import image_features
 from cvrnet.audit.measurements import measure
 from cvrnet.audit.metadata_findings import patient_findings, source_findings
@@ -34,6 +34,7 @@ from cvrnet.data.outcomes import NO, YES, Course, Outcome, read_course
 from cvrnet.data.splits import patient_key
 from cvrnet.errors import UserError
 from cvrnet.files import damaged_files, write_json, write_sheet, write_text
+from cvrnet.formatting import count
 from cvrnet.runs.layout import AUDIT
 from cvrnet.runs.read import read_json
 

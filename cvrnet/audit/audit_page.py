@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cvrnet.audit.findings import SEVERITIES, Finding, count
+from cvrnet.audit.findings import SEVERITIES, Finding
 from cvrnet.audit.probes import WHAT, probe_rows
 from cvrnet.data import Record, read_image
 from cvrnet.data.finding_labels import SEPARATOR
+from cvrnet.formatting import count
 from cvrnet.html import Picture, Table, render, small_picture
 
 MAX_ROWS = 40  # maximum number of rows of a result's table on the page

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from cvrnet.audit.findings import Finding, count
+from cvrnet.audit.findings import Finding
 from cvrnet.audit.measurements import Measurements
+from cvrnet.formatting import count
 
 ADVICE = "Brightness depends on the bits in use: compare these images with the others, and store all at one bit depth."
 

@@ -12,11 +12,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cvrnet.audit.alignment import Alignment, align
-from cvrnet.audit.findings import Finding, count, grade
+from cvrnet.audit.findings import Finding, grade
 from cvrnet.audit.local_features import neighbours
 from cvrnet.audit.measurements import Measurements
 from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
+from cvrnet.formatting import count
 
 CHUNK = 1000  # pairs that are submitted at once, which bounds the memory
 MOST_IMAGES = 100_000  # maximum number of images searched for near-duplicates: the time grows with its square

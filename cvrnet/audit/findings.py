@@ -54,7 +54,7 @@ class Estimate(NamedTuple):
 
 
 def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row for CSV and JSON: an estimate fills three columns; the names in a tuple are joined to one text.
+    """Return a row for CSV and JSON: an estimate fills three columns; the names in a tuple are joined by ``|``.
 
     >>> flat_row({"auc": Estimate(0.8, 0.7, 0.9), "classes": ("CVP", "NOR")})
     {'auc': 0.8, 'auc_low': 0.7, 'auc_high': 0.9, 'classes': 'CVP|NOR'}
@@ -80,12 +80,3 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     ['b', 'a']
     """
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def count(number: int, singular: str, plural: str = "") -> str:
-    """Return the number with its noun.
-
-    >>> count(1, "image"), count(1200, "image"), count(2, "class", "classes")
-    ('1 image', '1,200 images', '2 classes')
-    """
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from cvrnet.audit.findings import Finding, Severity, count, grade
+from cvrnet.audit.findings import Finding, Severity, grade
 from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
+from cvrnet.formatting import count
 
 SEVERE_V, WARNING_V = 0.5, 0.2
 MOSTLY = 0.9  # a class is reported if at least this share of its images comes from one source

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from cvrnet.audit.examination import ONLY, WHOLE, WITHOUT, Examination
-from cvrnet.audit.findings import Estimate, Finding, Severity, count, flat_row, grade
+from cvrnet.audit.findings import Estimate, Finding, Severity, flat_row, grade
 from cvrnet.audit.probes import MIN_PATIENTS
 from cvrnet.data import Record
 from cvrnet.data.splits import patient_keys
+from cvrnet.formatting import count
 from cvrnet.metrics import bootstrap_intervals, classification_scores
 from cvrnet.metrics.bootstrap import exact_interval, mean_interval
 

@@ -1,4 +1,4 @@
-"""Find turned or inverted pictures, with a classifier trained on turned and inverted copies of all pictures."""
+"""Find turned pictures and negatives, with a classifier trained on turned and inverted copies of all pictures."""
 
 from __future__ import annotations
 

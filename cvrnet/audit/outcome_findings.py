@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cvrnet.audit.findings import Estimate, Finding, count, grade
+from cvrnet.audit.findings import Estimate, Finding, grade
 from cvrnet.data import Record
 from cvrnet.data.outcomes import YES, Course, films_after, view_score
 from cvrnet.data.splits import patient_keys
 from cvrnet.data.studies import day_of
+from cvrnet.formatting import count
 from cvrnet.metrics.bootstrap import auc_interval
 
 

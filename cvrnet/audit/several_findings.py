@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact
 
-from cvrnet.audit.findings import Finding, count, grade
+from cvrnet.audit.findings import Finding, grade
 from cvrnet.audit.metadata_findings import CAME_OR_WENT, MOSTLY, association, from_one_source, label_table
 from cvrnet.audit.probes import MIN_PATIENTS
 from cvrnet.data import Record
@@ -17,6 +17,7 @@ from cvrnet.data.finding_columns import odd_columns
 from cvrnet.data.finding_labels import SOME_FINDING
 from cvrnet.data.findings import Truth
 from cvrnet.data.splits import patient_keys
+from cvrnet.formatting import count
 
 CHANCE = 1e-3  # associations with a source or another finding are reported below this p-value (Fisher's exact test)
 MOST_NAMED = 5  # maximum number of items that a sentence lists; a number then says how many more there are

@@ -15,9 +15,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import SVC
 
-from cvrnet.audit.findings import Finding, count
+from cvrnet.audit.findings import Finding
 from cvrnet.audit.measurements import Measurements
 from cvrnet.data.splits import patient_keys
+from cvrnet.formatting import count
 
 with warnings.catch_warnings():  # cleanlab, when it is imported, silences all warnings of the program
     from cleanlab.filter import find_label_issues
@@ -128,7 +129,7 @@ def with_other_images(p: np.ndarray, y: np.ndarray, patients: np.ndarray) -> np.
 
 
 class JudgedSource(NamedTuple):
-    """Those images of one source whose labels can be checked, and the probabilities of their classes."""
+    """The images of one source whose labels can be checked, and each image's probability of every class."""
 
     source: str
     images: np.ndarray  #: the indices of these images among all images, (n,)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from cvrnet.audit.findings import Finding, count
+from cvrnet.audit.findings import Finding
 from cvrnet.audit.image_features import MIN_IMAGES
 from cvrnet.audit.measurements import Measurements
 from cvrnet.audit.orientation import WAYS, orientation_margins
 from cvrnet.data.splits import patient_keys
+from cvrnet.formatting import count
 
 MIN_SPREAD = 4.0  # standard deviation of the grey values of a small copy; below it, a picture is blank
 MIN_ENTROPY = 1.75  # entropy of 32 grey levels, in nats; radiographs had 1.86 to 3.4, pages of text 0.5 to 1

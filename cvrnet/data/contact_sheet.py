@@ -14,6 +14,7 @@ from cvrnet.data.image import ImageError, read_image
 from cvrnet.data.overview import Overview
 from cvrnet.data.record import Record
 from cvrnet.files import atomic_write
+from cvrnet.formatting import count
 from cvrnet.text import printable
 
 MOST_ROWS = 40
@@ -44,7 +45,7 @@ def write_contact_sheet(path: str | Path, overview: Overview) -> list[str]:
     for number, ((label, source), members) in enumerate(rows.items()):
         top = GAP + number * (HEADING + SIDE + GAP)
         title = " · ".join(printable(text) for text in (label or "no label", source or "no source"))
-        draw.text((GAP, top), f"{title[:80]} · {len(members):,} images", _INK, font)
+        draw.text((GAP, top), f"{title[:80]} · {count(len(members), 'image')}", _INK, font)
         for column, record in enumerate(_chosen(members)):
             tile, problem = _tile(record)
             notes += [problem] if problem else []

@@ -22,6 +22,7 @@ from cvrnet.data.patients import patient_ids
 from cvrnet.data.record import Row
 from cvrnet.errors import UserError
 from cvrnet.files import user_folder
+from cvrnet.formatting import count
 
 # Environment variables
 KEY = "CVRNET_ID_KEY"  #: the key; machines with equal keys give equal pseudonyms
@@ -96,14 +97,14 @@ def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
 
 
 def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str]) -> str:
-    sentence = f"{sum(map(bool, ids))} of {len(ids)} images have a patient_id, so DICOM's PatientID is used, too"
+    given = sum(map(bool, ids))
+    sentence = f"patient_id is given for {given} of {len(ids)} images, so DICOM's PatientID is used, too"
     named = {patient for patient, given in zip(patients, ids, strict=True) if given}
     only_id = sum(not tag and patient == given != "" for given, tag, patient in zip(ids, tags, patients, strict=True))
     only_tag = sum(patient not in named for patient in patients if patient)
     if only_id and only_tag:
-        sentence += (
-            f"; {only_id} images have only a patient_id, {only_tag} only a PatientID: one patient may be in both groups"
-        )
+        only = f"{count(only_id, 'image')} with only a patient_id, {only_tag} with only a PatientID"
+        sentence += f"; {only}: a patient may be in both groups"
     return sentence
 
 

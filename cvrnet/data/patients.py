@@ -27,7 +27,7 @@ _ROUNDED = re.compile(r"-?\d(\.\d+)?[eE][+-]\d+")
 
 
 def patient_ids(column: Sequence[str]) -> list[str]:
-    """Return the patient id in each text of a column (or in a single tag); ``""`` if the text names no patient.
+    """Return the patient id in each text of a column; ``""`` if the text names no patient.
 
     ``12.0`` or ``12,0``, as spreadsheets and pandas write a number, becomes ``12``. Placeholders of de-identified files
     and of empty cells name no patient. ``0`` is a placeholder, too, except in a column that contains ``1``, because the

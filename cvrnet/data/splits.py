@@ -26,6 +26,7 @@ from cvrnet.data.finding_labels import split_findings
 from cvrnet.data.record import Record
 from cvrnet.data.stratify import iterative_folds
 from cvrnet.errors import UserError
+from cvrnet.formatting import count
 from cvrnet.text import printable
 
 Sets = dict[str, list[Record]]
@@ -160,7 +161,9 @@ def make_folds(records: Sequence[Record], n_folds: int = 5, seed: int = 0, findi
     for label, members in sorted(_label_members(records, patients, findings).items()):
         if len(members) < n_folds:
             kind = "finding" if findings else "class"
-            raise UserError(f"{kind} {label} has {len(members)} patients; {n_folds} folds need at least {n_folds}")
+            raise UserError(
+                f"{kind} {label} has {count(len(members), 'patient')}; {n_folds} folds need at least {n_folds}"
+            )
     if len(set(patients)) < n_folds:
         raise UserError(f"{n_folds} folds need at least {n_folds} patients, found {len(set(patients))}")
     return _even_folds(records, patients, n_folds, seed, findings)

@@ -23,7 +23,7 @@ def rows(folder: Folder, columns: Mapping[str, str] | None = None) -> Iterator[R
     """
     tables = sorted(path for path in folder.root.glob("*.csv") if path.name != MANIFEST)
     if len(tables) > 1:
-        raise folder.refusal(f"found {', '.join(path.name for path in tables)}")
+        raise folder.refusal(f"found {len(tables)}: {', '.join(path.name for path in tables)}")
     yield from _of_table(folder, tables[0], columns or {}) if tables else _of_folders(folder)
 
 

@@ -58,8 +58,8 @@ def serve(
 
     The host ``127.0.0.1`` accepts requests from this machine only, ``0.0.0.0`` from the whole network. One uploaded
     file may have at most `max_mb` megabytes. Browsers may call the page by its address, or by a name in `allow_hosts`.
-    When the page is served, `on_ready` is called with its name and address. The other arguments are those of
-    `cvrnet.Predictor.from_pretrained`.
+    When the page can be opened, `on_ready` is called with the model's name and the page's address. The other
+    arguments are those of `cvrnet.Predictor.from_pretrained`.
 
     Raises:
         UserError: There is no such model, the model classifies whole studies or patients, the port cannot be used, or a

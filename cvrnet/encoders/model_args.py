@@ -16,7 +16,7 @@ _NO_ARCHITECTURE = (
 
 
 def check_model_args(arguments: Any) -> None:
-    """Raise ValueError if an argument is not part of an architecture, or has an impossible value or form."""
+    """Raise ValueError if an argument does not describe the network itself, or has an impossible value or form."""
     if not isinstance(arguments, Mapping):
         raise ValueError("does not describe a model")
     for name in arguments:

@@ -92,10 +92,10 @@ class Decide:
             limits = self._sets.limits(self.classes, self.coverage, self.by_class)
             always = [name for name, limit in zip(self.classes, limits, strict=True) if limit == 0]
             if len(always) == len(self.classes):
-                few = f"{self._sets.patients} validation patients are too few for a coverage of {self.coverage:g}"
+                few = f"too few validation patients ({self._sets.patients}) for a coverage of {self.coverage:g}"
                 found.append(f"{few}: every prediction set holds all classes")
             elif always:
-                few = f"the validation patients of {', '.join(always)} are too few for a coverage of {self.coverage:g}"
+                few = f"too few validation patients of {', '.join(always)} for a coverage of {self.coverage:g}"
                 found.append(
                     f"{few}: every prediction set holds {'this class' if len(always) == 1 else 'these classes'}"
                 )

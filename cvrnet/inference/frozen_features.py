@@ -260,10 +260,10 @@ def head_inputs(model: CVRNet, vectors: Tensor) -> list[Tensor]:
 
 
 def stored_sides(model: CVRNet, vectors: Vectors) -> Tensor:
-    """Return the vectors (N, 2 D) that `cvrnet.heads.novelty.join_sides` makes from the stored results of `sides`.
+    """Return the vectors (N, 2 D) that `cvrnet.heads.novelty.join_sides` makes from ``vectors``, (N, 2, width).
 
-    ``vectors`` (N, 2, width) is the result of `FrozenFeatures.sides`: the differences between the left and the right
-    halves of the maps.
+    ``vectors`` are from `FrozenFeatures.sides`: the left-right differences in the upper and in the lower half of the
+    maps.
     """
     return join_sides(torch.from_numpy(vectors).split(_channels(model), 2), model.groups)
 

@@ -85,7 +85,7 @@ class StudyPredictor:
         readable = [image for image in images if not isinstance(image, str)]
         study = study.keep([not isinstance(image, str) for image in images])
         if not readable:
-            reason = f"{study.name}: none of its {len(images)} pictures can be read"
+            reason = f"{study.name}: no picture can be read ({len(images)} tried)"
             return StudyPrediction(study, self._failure(study, reason), np.zeros((0, 0)), problems)
         found = self.members(study, readable, batch_size)
         shares = np.mean([answers.shares[0] for answers in found], axis=0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cvrnet.encoders.network_size import create_on_meta
 from cvrnet.errors import UserError
+from cvrnet.formatting import count
 from cvrnet.keras.layers import KerasWeight, keras_weights, quoted, rename_automatic
 from cvrnet.network import CVRNet
 from cvrnet.runs.checkpoint import save_checkpoint
@@ -116,7 +117,9 @@ def _sizes(layers: LayerWeights, classifier: str) -> tuple[int, int]:
     bias, stem = layers.get(classifier, {}).get("bias"), layers.get("res_conv1", {}).get("kernel")
     num_classes = 2 if bias is None else math.prod(bias.shape)
     if not 2 <= num_classes <= MAX_CLASSES:
-        raise UserError(f"{num_classes} classes (layer {quoted(classifier)}); expected 2 to {MAX_CLASSES}")
+        raise UserError(
+            f"{count(num_classes, 'class', 'classes')} (layer {quoted(classifier)}); expected 2 to {MAX_CLASSES}"
+        )
     return num_classes, 1 if stem is not None and stem.shape[2:3] == (1,) else 3
 
 

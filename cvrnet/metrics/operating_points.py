@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cvrnet.errors import UserError
+from cvrnet.formatting import count
 from cvrnet.metrics.inputs import check
 from cvrnet.metrics.roc import ABOVE_ALL
 
@@ -59,8 +60,8 @@ class OperatingPoint:
                 f"{self.class_name}: no threshold gives {self.name} on validation; the nearest is {reached:.3f}"
             )
         if self.positives < FEW_IMAGES:
-            count = f"{self.positives} validation images with this label"
-            found.append(f"{self.class_name}: its thresholds are based on only {count}")
+            few = count(self.positives, "validation image")
+            found.append(f"{self.class_name}: its thresholds are based on only {few} with this label")
         if 0 in (self.true_positives, self.true_negatives):
             wrong = "no image of the class" if self.true_positives == 0 else "every image of the other classes"
             found.append(f"{self.class_name}: on validation, the threshold for {self.name} makes {wrong} positive")

@@ -16,6 +16,7 @@ from cvrnet.data.findings import finding_truth, label_findings
 from cvrnet.data.phantoms import write_phantoms
 from cvrnet.data.splits import patient_keys
 from cvrnet.errors import UserError
+from cvrnet.formatting import count
 
 CHECKED = 16  # number of images on which an export is compared with PyTorch
 
@@ -41,12 +42,12 @@ def check_pixels(
     """
     if given:
         if len(pixels := _sample(given, preprocessing)):
-            return pixels, f"{len(pixels)} images of the given data"
+            return pixels, f"{count(len(pixels), 'image')} of the given data"
         raise UserError(f"{given}: cannot read any of the images on which the export would be checked")
     if trained_on and Path(trained_on).exists():
         with suppress(UserError):
             if len(pixels := _sample(trained_on, preprocessing)):
-                return pixels, f"{len(pixels)} images of the training data"
+                return pixels, f"{count(len(pixels), 'image')} of the training data"
     with tempfile.TemporaryDirectory() as folder:
         size = max(64, *preprocessing.input_size[1:])
         pixels = _sample(write_phantoms(Path(folder) / "phantoms", CHECKED, size=size), preprocessing)

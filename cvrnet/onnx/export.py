@@ -189,7 +189,7 @@ def _check_size(network: PixelNetwork, img_size: int) -> None:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"the network cannot take images of {img_size} pixels ({reason}); leave out --img-size to export the "
-            "size of the training"
+            "network for the image size of its training"
         ) from error
 
 

@@ -16,6 +16,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from cvrnet.data import Record
 from cvrnet.data.findings import known_findings
 from cvrnet.errors import UserError
+from cvrnet.formatting import count
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.findings import finding_rankings
 from cvrnet.onnx.check_images import readable_images
@@ -119,7 +120,7 @@ def compare(
             progress(len(compared), len(records))
     if len(compared) < LEAST:
         raise UserError(
-            f"only {len(compared)} images of patients that the calibration did not use are left for the comparison; "
+            f"for the comparison, only {count(len(compared), 'image')} of patients that the calibration did not use; "
             f"expected at least {LEAST}: give more images, or a smaller --calibration-images"
         )
     p, q = np.concatenate(answers, axis=1)

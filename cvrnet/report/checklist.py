@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from cvrnet.formatting import counts, interval, number
+from cvrnet.formatting import count, counts, interval, number
 from cvrnet.report import headline
 from cvrnet.report.outcome_text import event_patients, evidence_sentence, outcome_sentences
 from cvrnet.report.results import Results
@@ -62,7 +62,7 @@ def _preparation(results: Results) -> str:
 
 def _missing(results: Results) -> str:
     left_out = len(results.run.get("left_out", ()))
-    unread = f"{left_out:,} images could not be used and were left out" if left_out else "Every image could be read"
+    unread = f"{count(left_out, 'image')} could not be used" if left_out else "Every image could be read"
     return f"{unread}; patients: {headline.patients(results)}. {AUTHOR}how other missing data were handled."
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from cvrnet.figures.style import MOST_CLASSES
-from cvrnet.formatting import counts
+from cvrnet.formatting import count, counts
 from cvrnet.report.results import Results
 from cvrnet.runs.layout import INDEPENDENT
 
@@ -69,7 +69,7 @@ def patients(results: Results) -> str:
     if not known:
         return "not known; each image counts as a separate patient"
     without = len(ids) - len(known)
-    return f"{len(set(known)):,}" + (f", and {without:,} images whose patient is not known" if without else "")
+    return f"{len(set(known)):,}" + (f", and {count(without, 'image')} whose patient is not known" if without else "")
 
 
 def set_sizes(results: Results) -> list[str]:

@@ -26,7 +26,10 @@ Answer = Callable[[Sequence[Study]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Baselines:
-    """The baseline scores of N images or bags; a score that cannot be calculated is None."""
+    """Simple scores of N images or bags, with which the network is compared: without it, or with one film only.
+
+    Each image or bag has its own value of each score. A score that cannot be calculated is None.
+    """
 
     names: list[str]  #: the names of the images or bags
     scores: Mapping[str, list[float] | None]  #: each of `SCORES` -> its N values

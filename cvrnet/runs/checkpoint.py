@@ -20,6 +20,7 @@ from cvrnet.encoders.network_size import limited_size
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write, normalize_disk_errors
 from cvrnet.folders import find_folder
+from cvrnet.formatting import count
 from cvrnet.runs.empty_model import can_be_filled, check_tensors, create_empty, fill, find_not_finite
 from cvrnet.runs.float32_parts import restore_float32_parts
 from cvrnet.runs.hub_download import hint, hub_checkpoints, is_reference
@@ -141,11 +142,12 @@ def checkpoint_classes(model: nn.Module) -> list[str]:
     cfg: Any = model.pretrained_cfg
     # A network from outside timm may lack ``num_classes``. Then the number comes from its cfg, and each prediction
     # checks it.
-    count: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
+    number: Any = getattr(model, "num_classes", len(cfg.get("label_names") or ()) or cfg.get("num_classes", 0))
     least = 1 if checkpoint_task(model) == "multilabel" else 2
-    if count < least:
-        raise UserError(f"{cfg.get('architecture')} has {count} classes; expected at least {least} (a classifier)")
-    return label_names(cfg.get("label_names"), count)
+    if number < least:
+        classes = count(number, "class", "classes")
+        raise UserError(f"{cfg.get('architecture')} has {classes}; expected at least {least} (a classifier)")
+    return label_names(cfg.get("label_names"), number)
 
 
 def checkpoint_task(model: nn.Module) -> str:

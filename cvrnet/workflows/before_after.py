@@ -147,7 +147,7 @@ def verdict(rows: Sequence[Row]) -> str:
     row = rows[0]
     low, high = row["change_low"], row["change_high"]
     if low is None or low <= 0 <= high:
-        return f"{row['images']:,} images are too few to show whether the calibration makes the probabilities better"
+        return f"too few images ({row['images']:,}) to show whether the calibration makes the probabilities better"
     if high < 0:
         return "the calibration makes the probabilities better: the log loss on new patients falls (95 % interval)"
     return "the calibration makes the probabilities worse (the log loss on new patients rises): use the original model"

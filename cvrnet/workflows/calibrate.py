@@ -17,6 +17,7 @@ from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
+from cvrnet.formatting import count
 from cvrnet.heads.novelty import NoveltyHead
 from cvrnet.inference import Prediction, Predictor
 from cvrnet.metrics.decisions import Decisions
@@ -194,7 +195,7 @@ def _refuse_images(
                 "images of another class, or measure the model on these images with cvrnet evaluate"
             )
     if len(records) < MIN_IMAGES:
-        raise UserError(f"{len(records)} images are too few to calibrate a model; expected at least {MIN_IMAGES}")
+        raise UserError(f"too few images to calibrate a model ({len(records)}); expected at least {MIN_IMAGES}")
     known = trained_on(model)
     if known is None:
         return None
@@ -214,9 +215,9 @@ def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor
     distances = np.array([prediction.distances for prediction in predictions])
     local = Local(classes, np.array([classes.index(r.label) for r in records]), groups, answers, distances)
     patients = {name: len({g for g, r in zip(groups, records, strict=True) if r.label == name}) for name in classes}
-    if alone := [name for name, count in patients.items() if count == 1]:
+    if alone := [name for name, number in patients.items() if number == 1]:
         raise UserError(f"all images of {alone[0]} are of one patient; add another patient, or leave the class out")
-    folds = make_folds(records, min(N_FOLDS, *(count for count in patients.values() if count)))
+    folds = make_folds(records, min(N_FOLDS, *filter(None, patients.values())))
     before = judge(predictor.decisions, predictor.quantiles, answers, distances, classes)
     after = cross_validated(local, folds, predictor.decisions)
     rows = before_after_rows(local, before, after)
@@ -224,11 +225,11 @@ def _fit(records: Sequence[Record], predictions: Sequence[Prediction], predictor
     decisions = choose(local, fitted(answers), predictor.decisions)
     free = {classes[k] for k in free_biases(local.labels.tolist(), groups, len(classes))}
     few = [
-        f"{name} has {count} patients, fewer than {MIN_PATIENTS}: its bias stays 0"
-        if count
+        f"{name} has {count(number, 'patient')}, fewer than {MIN_PATIENTS}: its bias stays 0"
+        if number
         else f"{name} has no image: its bias stays 0, and it gets no threshold"
-        for name, count in patients.items()
-        if name not in free and count < MIN_PATIENTS
+        for name, number in patients.items()
+        if name not in free and number < MIN_PATIENTS
     ]
     away = after.unlike if predictor.has_gate else None
     table = PredictionTable.from_records(records, classes, after.probabilities, unlike=away)
@@ -286,15 +287,14 @@ def _describe(
     """Return the method, the numbers of images and patients, and the parameters, for run.json and the model card."""
     groups = patient_keys(records)
 
-    def count(name: str | None) -> dict[str, int]:
+    def size(name: str | None) -> dict[str, int]:
         mine = [g for g, r in zip(groups, records, strict=True) if name in (None, r.label)]
         return {"images": len(mine), "patients": len(set(mine))}
 
-    by_class = {} if unlabelled else {name: count(name) for name in classes}
     return {
         "method": "prior correction without labels" if unlabelled else "temperature and bias",
-        **count(None),
-        "by_class": by_class,
+        **size(None),
+        "by_class": {} if unlabelled else {name: size(name) for name in classes},
         "scale": fitted.scale,
         "bias": dict(zip(classes, fitted.bias, strict=True)),
     }

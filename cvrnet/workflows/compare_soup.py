@@ -49,7 +49,7 @@ def compare_soup(tables: Mapping[str, AnyTable], honest: bool) -> tuple[list[dic
     elif low > -LOSS:
         verdict = f"the soup is not inferior: it is less than {LOSS:.0%} worse than its folds"
     else:
-        verdict = f"{len(soup.names):,} images are too few to show whether the soup is worse than its folds"
+        verdict = f"too few images ({len(soup.names):,}) to show whether the soup is worse than its folds"
     return rows, (
         f"{verdict}: {title} {scores[kind][key]:.3f}, its folds' mean {mean:.3f} (difference {difference:+.3f}, "
         f"95 % interval {low:+.3f} to {high:+.3f}), their ensemble {scores['ensemble'][key]:.3f}"

@@ -11,6 +11,7 @@ from cvrnet.data import INDEPENDENT, Record, make_folds
 from cvrnet.data.data_set import DataPath
 from cvrnet.data.splits import fold_sets, hold_back
 from cvrnet.errors import UserError
+from cvrnet.formatting import count
 from cvrnet.runs.layout import SPLIT, fold_name
 from cvrnet.runs.split_table import read_folds
 from cvrnet.training import TrainConfig
@@ -97,7 +98,7 @@ def cross_validate(
 def check_folds(n_folds: int) -> None:
     """Raise UserError for fewer than three folds."""
     if n_folds < 3:
-        raise UserError(f"{n_folds} folds; expected at least 3: for testing, validation and training")
+        raise UserError(f"{count(n_folds, 'fold')}; expected at least 3: for testing, validation and training")
 
 
 def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_from: Path | None = None) -> Folds:
@@ -118,7 +119,9 @@ def choose_folds(job: Job, output: Path, n_folds: int, test_source: str, split_f
     left_out = len(job.records) - len(inside) - len(independent)
     folds = Folds(inside, numbers, independent, test_source, n_folds, left_out)
     if left_out and job.processes.is_main:
-        job.callbacks.say(f"{left_out:,} images of other sources than {test_source} have split=test: they are left out")
+        job.callbacks.say(
+            f"Left out, because split=test: {count(left_out, 'image')} of other sources than {test_source}"
+        )
     for fold in range(1, max(numbers) + 1):
         refuse_missing(job, folds.sets(fold)["train"])
     return folds

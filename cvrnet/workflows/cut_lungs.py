@@ -63,14 +63,14 @@ def count_lungs(
 def whole_sentence(whole: int, images: int, option: str) -> str:
     """Return one line that says how many pictures are used whole."""
     if not whole:
-        return f"{option}: all {images:,} pictures have usable lung masks"
-    return f"{option}: {whole:,} of {images:,} pictures are used whole, because they have no usable lung mask"
+        return f"{option}: usable lung masks for all pictures ({images:,})"
+    return f"{option}: no usable lung mask for {whole:,} of {images:,} pictures; these are used whole"
 
 
 def lungs_used(
     predictor: Predictor, records: Sequence[Record], say: Callable[[str], object]
 ) -> dict[str, dict[str, list[str]]]:
-    """Return the key ``lungs`` of run.json: a line for each picture used whole; ``{}`` if the model needs no masks."""
+    """Return run.json's entry ``lungs``: a line for each picture used whole; ``{}`` if the model needs no masks."""
     lungs, whole = predictor.preprocessing.lungs, predictor.whole_pictures()
     if lungs is None:
         return {}

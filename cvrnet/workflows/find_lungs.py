@@ -17,6 +17,7 @@ from cvrnet.data.data_set import DataPath
 from cvrnet.data.lung_masks import Mask, mask_problem, read_mask
 from cvrnet.data.splits import patient_key
 from cvrnet.errors import UserError
+from cvrnet.formatting import count
 from cvrnet.lungs.fit import fit_segmenter
 from cvrnet.lungs.quality import MEASURES, mask_quality
 from cvrnet.lungs.segmenter import Segmenter, square
@@ -95,7 +96,7 @@ def find_lungs(
         if loaded is None:
             if len(usable) < LEAST_MASKS:
                 raise UserError(
-                    f"{len(usable)} images have a usable lung_mask; expected at least {LEAST_MASKS} to train a "
+                    f"found {count(len(usable), 'usable lung_mask')}; expected at least {LEAST_MASKS} to train a "
                     "segmenter; --segmenter FOLDER uses a trained segmenter instead"
                 )
             settings: dict[str, Any] = {"epochs": epochs, "seed": seed, "device": device, "amp": amp}

@@ -11,6 +11,7 @@ from cvrnet.data import Record
 from cvrnet.data.finding_columns import odd_columns
 from cvrnet.data.findings import AUTO, known_findings, label_findings, learnable_findings
 from cvrnet.errors import UserError
+from cvrnet.formatting import count
 from cvrnet.runs.finding_predictions import FindingTable
 from cvrnet.training import TrainConfig
 
@@ -39,7 +40,7 @@ def with_findings(
     counts = ", ".join(f"{name} {int((column == 1).sum()):,}" for name, column in zip(names, truth.T, strict=True))
     say(f"Findings (number of images with the finding): {counts}")
     if unknown := int(np.isnan(truth).all(1).sum()):
-        say(f"{unknown:,} images are not used for training or scores, because none of their findings is known")
+        say(f"Not used for training or scores, because no finding is known: {count(unknown, 'image')}")
     return label_findings(records, names, truth), replace(config, findings=tuple(names))
 
 

@@ -26,6 +26,7 @@ from cvrnet.devices import select_device
 from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.errors import UserError
 from cvrnet.files import write_csv
+from cvrnet.formatting import count
 from cvrnet.inference import Predictor
 from cvrnet.lungs.attach import with_finder
 from cvrnet.runs.checkpoint import (
@@ -198,7 +199,7 @@ def _images(
 ) -> tuple[list[Record], bool, str]:
     """Return the images for the scores, whether they are new to all folds, and a sentence about this."""
     if data is not None:
-        found = f"{len(given):,} images of {data}"
+        found = f"{count(len(given), 'image')} of {data}"
         if known := seen.count(given):
             return given, False, f"{found}; {known:,} of them, or their patients, were used to train the soup"
         return given, True, found
@@ -208,7 +209,7 @@ def _images(
         )
     if outside := [r for r in own if not seen.fold_of(r)]:
         source = about.get("test_source") or "split=test"
-        return outside, True, f"{len(outside):,} images of {source}, which no fold was trained on"
+        return outside, True, f"{count(len(outside), 'image')} of {source}, which no fold was trained on"
     sentence = (
         f"all {len(own):,} images of the run: the soup, the ensemble and most folds were trained on them, so the "
         "scores can show that a soup is broken, but not that it is good; add DATA that no fold was trained on"

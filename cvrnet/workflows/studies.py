@@ -35,8 +35,8 @@ def with_studies(
     """Return the bags of readable pictures, the config, and a line for each picture or bag left out.
 
     In the config, ``time`` is set to False if no bag has pictures of different days, for example because the days are
-    not known. ``problems`` are lines about pictures that cannot be used. ``say`` is called with each line and, last,
-    with a line about the size of the bags.
+    not known. ``problems`` are lines about pictures that cannot be used; they are returned, too. ``say`` is called
+    with each returned line and, last, with a line about the size of the bags.
 
     Raises:
         DataError: No bag is left.
@@ -49,7 +49,7 @@ def with_studies(
     readable = [[cache.has(picture.path) for picture in study.pictures] for study in grouped]
     studies = [study.keep(kept) for study, kept in zip(grouped, readable, strict=True) if any(kept)]
     nothing = [
-        f"{config.unit} {study.name}: none of its {len(study.pictures)} pictures can be read: left out"
+        f"{config.unit} {study.name}: left out, because no picture can be read ({len(study.pictures)} tried)"
         for study, kept in zip(grouped, readable, strict=True)
         if not any(kept)
     ]
@@ -137,7 +137,7 @@ def predict_studies(
 
 
 def one_picture_each(records: Sequence[Record]) -> list[Record]:
-    """Return the middle picture of each bag, because an audit is about single pictures; other records are unchanged."""
+    """Replace each bag by its middle picture, because an audit is about single pictures; other records stay."""
     return [r.pictures[len(r.pictures) // 2] if isinstance(r, Study) else r for r in records]
 
 

@@ -85,9 +85,9 @@ def train(
 
 
 def split_records(records: Sequence[Record], config: TrainConfig, test_source: str = "") -> dict[str, list[Record]]:
-    """Return the images of each set of one training (see `cvrnet.data.splits.holdout_sets`).
+    """Split the images into the sets of one training run.
 
-    Its arguments ``fraction``, ``seed`` and ``findings`` are the config's ``val_fraction``, ``seed`` and ``findings``.
+    This calls `cvrnet.data.splits.holdout_sets` with the config's ``val_fraction``, ``seed`` and ``findings``.
     """
     return holdout_sets(records, config.val_fraction, config.seed, test_source, config.findings)
 

@@ -62,7 +62,7 @@ def tune(
     rows, progress = [], callbacks.stage("Tuning")
     for done, (folder, network) in enumerate(zip(folders, predictor.models, strict=True), start=1):
         if not isinstance(network, CVRNet):
-            raise UserError(f"{folder} is not a CVR-Net; other models have no float32 parts")
+            raise UserError(f"{folder} is not a CVR-Net; only for a CVR-Net, parts can be chosen to stay in float32")
         tuned = tune_float32(network, x)
         save_float32_parts(network, folder, tuned.parts)
         rows.append({"model": folder.name, "float32 parts": sum(map(len, tuned.parts))})

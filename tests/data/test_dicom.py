@@ -345,7 +345,7 @@ def test_a_manifest_has_the_word_and_splits_are_checked(tmp_path):
     said: list[str] = []
     found = [r.patient_id for r in read_records(manifest, say=said.append)]
     assert found == [pseudonym("1", "p"), pseudonym("1", "p"), pseudonym("2", "p"), pseudonym("1", "p")]
-    assert said == ["2 of 4 images have a patient_id, so DICOM's PatientID is used, too"]
+    assert said == ["patient_id is given for 2 of 4 images, so DICOM's PatientID is used, too"]
     manifest.write_text("path,label,patient_id,split\nA/IM0001,A,mine,train\nB/1.dcm,B,,test\nA/2.dcm,A,,train\n")
     with pytest.raises(ValueError, match="in two splits"):
         read_records(manifest)

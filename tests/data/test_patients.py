@@ -130,7 +130,7 @@ def test_half_manifest_and_half_tags_are_one_naming(tmp_path, monkeypatch):
     file = manifest(tmp_path, "path,label,patient_id\n" + "\n".join(rows))
     said: list[str] = []
     records = read_records(file, say=said.append)
-    assert said == ["12 of 24 images have a patient_id, so DICOM's PatientID is used, too"]
+    assert said == ["patient_id is given for 12 of 24 images, so DICOM's PatientID is used, too"]
     assert [r.patient_id for r in records] == [pydicom.dcmread(r.path).PatientID for r in records]
     folds = make_folds(records, 3)
     assert folds[::2] == folds[1::2]
@@ -141,4 +141,4 @@ def test_what_nothing_connects_is_said(tmp_path):
     write(tmp_path / "b.dcm", PatientID="7")
     said: list[str] = []
     read_records(manifest(tmp_path, "path,label,patient_id\na.png,A,p7\nb.dcm,B,\n"), say=said.append)
-    assert said[0].endswith("1 images have only a patient_id, 1 only a PatientID: one patient may be in both groups")
+    assert said[0].endswith("1 image with only a patient_id, 1 with only a PatientID: a patient may be in both groups")

@@ -157,11 +157,11 @@ WRONG: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     ),
     "one class": (
         lambda f: replace(f, "dense_3/dense_3/bias:0", shape=(1,)),
-        "1 classes (layer 'dense_3'); expected 2 to 1000",
+        "1 class (layer 'dense_3'); expected 2 to 1000",
     ),
     "huge number of classes": (
         lambda f: replace(f, "dense_3/dense_3/bias:0", shape=(2**40,)),
-        "1099511627776 classes (layer 'dense_3'); expected 2 to 1000",
+        "1,099,511,627,776 classes (layer 'dense_3'); expected 2 to 1000",
     ),
     "heads differ in classes": (
         lambda f: replace(f, "dense_6/dense_6/bias:0", shape=(4,)),

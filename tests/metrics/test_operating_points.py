@@ -82,12 +82,13 @@ def test_a_class_without_images_has_no_point():
     assert choose_operating_points([0, 0], [[0.9, 0.1], [0.8, 0.2]], CLASSES, {"CVP": 0.9}, {}) == []
 
 
-def test_few_images_are_a_warning():
-    y = [0] * 9 + [1] * 30
-    table = [[0.9, 0.1]] * 9 + [[0.1, 0.9]] * 30
+@pytest.mark.parametrize(("number", "told"), [(9, "9 validation images"), (1, "1 validation image")])
+def test_few_images_are_a_warning(number, told):
+    y = [0] * number + [1] * 30
+    table = [[0.9, 0.1]] * number + [[0.1, 0.9]] * 30
     points = choose_operating_points(y, table, CLASSES, dict.fromkeys(CLASSES, 0.9), {})
     warnings = {point.class_name: point.warnings for point in points if point.rule == "sensitivity"}
-    assert warnings == {"CVP": ["CVP: its thresholds are based on only 9 validation images with this label"], "NCP": []}
+    assert warnings == {"CVP": [f"CVP: its thresholds are based on only {told} with this label"], "NCP": []}
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_classes_that_are_in_every_prediction_set_are_told(coverage, by_class):
     decide = Decide(Decisions(prediction_sets=sets), CLASSES, coverage=coverage, by_class=by_class)
     found = [decide(row)["set"] for row in np.eye(3)]  # a class of probability 0 is in a set only if it always is
     always = [name for name in CLASSES if all(name in one for one in found)]
-    told = "holds all classes" if always == CLASSES else f"validation patients of {', '.join(always)} are too few"
+    told = "holds all classes" if always == CLASSES else f"too few validation patients of {', '.join(always)} for"
     assert [told in warning for warning in decide.warnings] == [True] * bool(always)
     assert len(always) == (3 if coverage == 0.99 else by_class)  # CVP has 4 patients: too few for a limit of its own
 

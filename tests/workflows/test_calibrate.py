@@ -158,7 +158,7 @@ def test_images_that_cannot_teach_are_refused(run, phantoms, elsewhere, tmp_path
     with pytest.raises(UserError, match=r"all \d+ images are NOR: temperature and biases need two classes"):
         calibrate(str(run), _some(elsewhere, lambda row: row["label"] == "NOR"), out)
     seen = iter(range(100))
-    with pytest.raises(UserError, match="19 images are too few"):
+    with pytest.raises(UserError, match=r"too few images to calibrate a model \(19\)"):
         calibrate(str(run), _some(elsewhere, lambda row: next(seen) < 19), out)
     rows = list(csv.DictReader(elsewhere.open(newline="")))
     strange = _write(elsewhere.parent / "strange.csv", [{**rows[0], "label": "TB"}, *rows[1:]])

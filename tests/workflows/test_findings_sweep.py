@@ -137,7 +137,7 @@ def test_the_verdict_on_a_soup_of_findings():
     assert "the soup is not inferior" in verdict
     assert "is clearly worse" in compare_soup({"fold-1": good, "fold-2": good, "soup": bad}, honest=True)[1]
     few = [one.rows([0, 1, 2]) for one in (good, good, bad)]
-    assert "too few to show" in compare_soup(dict(zip(("fold-1", "fold-2", "soup"), few, strict=True)), honest=True)[1]
+    assert "too few images (" in compare_soup(dict(zip(("fold-1", "fold-2", "soup"), few, strict=True)), honest=True)[1]
 
 
 def _known(found: FindingTable) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -135,7 +135,7 @@ def test_an_audit_says_why_the_lungs_are_not_hidden(films, run):
         (["train", "FILMS", "-o", "x", "--lungs", "crop", "--unit", "patient"], "needs unit='image'"),
         (["train", "IMAGES", "-o", "x", "--lungs", "mask"], "add --segmenter FOLDER"),
         (["train", "FILMS", "-o", "x", "--lungs", "mask", "--segmenter", "nowhere"], "no such segmenter"),
-        (["lungs", "IMAGES", "-o", "x"], "0 images have a usable lung_mask; expected at least 10"),
+        (["lungs", "IMAGES", "-o", "x"], "found 0 usable lung_masks; expected at least 10"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(films, masks, run, cli, tmp_path, monkeypatch, arguments, words):

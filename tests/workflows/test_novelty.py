@@ -63,7 +63,7 @@ def test_every_door_gives_the_same(gated, strange, cli, tmp_path):
     status, out, err = cli("predict", gated, strange, "--format", "jsonl")
     assert status == 0
     assert [json.loads(line)["unusual"] for line in out.splitlines()] == [1, 1, 1]
-    assert "3 of 3 images are unlike the training images" in err
+    assert "images unlike the training images (column unusual): 3 of 3" in err
     status, out, err = cli("predict", gated, strange, "--no-gate", "--format", "jsonl")
     assert status == 0
     assert all("unusual" not in json.loads(line) for line in out.splitlines())

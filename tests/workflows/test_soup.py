@@ -127,7 +127,7 @@ def test_the_verdict(drop, word):
     assert word in verdict(right, wrong, honest=True)
     if not drop:
         assert "on images that it was trained on" in verdict(right, wrong, honest=False)
-        assert "too few to show" in verdict(right[:1], wrong[:1], honest=True)
+        assert "too few images (" in verdict(right[:1], wrong[:1], honest=True)
 
 
 def test_without_images_elsewhere_it_says_what_the_scores_are_worth(folds, tmp_path):

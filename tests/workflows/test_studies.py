@@ -153,12 +153,12 @@ def test_what_is_wrong_is_named_and_the_rest_goes_on(follow_up: Path, tmp_path: 
     assert sum(run["images"].values()) == 16
     text = "\n".join(run["left_out"])
     assert f"study {studies[0]}: 2 labels (better, worse); expected one: left out" in text
-    assert f"study {studies[1]}: none of its" in text
+    assert f"study {studies[1]}: left out, because no picture can be read (6 tried)" in text
     assert last["path"] in text
     assert all(f"Warning: {line}" in said for line in run["left_out"])
     result = evaluate(str(tmp_path / "run"), folder, tmp_path / "e", **PLAIN)
     assert any(last["path"] in line for line in result["left_out"])
-    assert any(f"{studies[1]}: none of its" in line for line in result["left_out"])
+    assert any(f"{studies[1]}: no picture can be read" in line for line in result["left_out"])
     for row in table:
         (folder / row["path"]).write_bytes(b"no picture")
     with pytest.raises(DataError):
@@ -184,7 +184,7 @@ def test_predict_gives_a_row_for_each_study(bag_run: Path, follow_up: Path, tmp_
     (tmp_path / "bad.png").write_text("no picture")
     status, out, err = cli("predict", bag_run, tmp_path / "bad.png", picture, "--format", "csv")
     assert (status, len(out.splitlines())) == (1, 3)
-    assert "none of its 1 pictures can be read" in err
+    assert "no picture can be read (1 tried)" in err
 
 
 def test_what_takes_single_images_refuses_in_one_line(
