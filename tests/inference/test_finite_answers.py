@@ -182,9 +182,9 @@ def test_names_only_where_their_number_fits(folder, images):
         f"class_{i}" for i in range(5)
     ]
     assert Predictor([load_checkpoint(folder)], "cpu").classes == CLASSES
-    for classes in (0, 1):
-        with pytest.raises(UserError, match=f"test_resnet has {classes} classes; expected at least 2"):
-            Predictor([timm.create_model("test_resnet", num_classes=classes)], "cpu")
+    for number, classes in ((0, "0 classes"), (1, "1 class")):
+        with pytest.raises(UserError, match=f"test_resnet has {classes}; expected at least 2"):
+            Predictor([timm.create_model("test_resnet", num_classes=number)], "cpu")
 
 
 @pytest.mark.parametrize(
