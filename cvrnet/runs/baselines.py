@@ -26,9 +26,9 @@ Answer = Callable[[Sequence[Study]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Baselines:
-    """Simple scores of N images or bags, with which the network is compared: without it, or with one film only.
+    """Scores to compare the network with, such as the number of films: a value of each score for N images or bags.
 
-    Each image or bag has its own value of each score. A score that cannot be calculated is None.
+    A score that cannot be calculated is None.
     """
 
     names: list[str]  #: the names of the images or bags
