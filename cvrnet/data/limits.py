@@ -1,4 +1,4 @@
-"""Modes, windows and limits for all readers of images; limits are checked before an image is decoded."""
+"""What all readers of images share: grey or RGB, CT windows, and limits of size, checked before an image is decoded."""
 
 from __future__ import annotations
 

@@ -30,10 +30,10 @@ _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OSError, Recur
 
 @dataclass(frozen=True)
 class View:
-    """A picture, uint8 (H, W, 3), whose longer side has `LONGEST` pixels; and its maps.
+    """A picture, uint8 (H, W, 3), whose longer side has `LONGEST` pixels; and its Grad-CAM maps.
 
-    ``maps[class][part]`` is a map, uint8 (h, w), scaled so that its highest value is 255, or a sentence that says why
-    this map is missing.
+    ``maps[class][part]`` is the map of a class for a part of the network: uint8 (h, w), scaled so that its highest
+    value is 255, or a sentence that says why this map is missing.
     """
 
     picture: NDArray[np.uint8]

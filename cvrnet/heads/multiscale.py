@@ -25,7 +25,7 @@ def log_mean_softmax(logits: list[Tensor]) -> Tensor:
               = \mathrm{logsumexp}_i\, \log \mathrm{softmax}(z_i) - \log n
 
     So ``softmax(z)`` is the papers' prediction and ``cross_entropy(z, y)`` is the papers' loss, computed without
-    underflow. ``logits`` has one tensor (N, C) for each of the n branches (the blocks of a head). The result is one
+    underflow. ``logits`` has one tensor (N, C) for each of the n branches (P1, P2 and so on). The result is one
     tensor (N, C), normalised: ``logsumexp(z) = 0`` for each row.
     """
     return torch.logsumexp(_stack(logits).log_softmax(-1), 0) - math.log(len(logits))
@@ -39,7 +39,7 @@ def log_mean_sigmoid(logits: list[Tensor]) -> Tensor:
               \quad p = \frac{1}{n} \sum_i \sigma(z_i)
 
     Both terms are computed without underflow, so z is exact where p rounds to 0 or 1. ``logits`` has one tensor (N, C)
-    for each of the n branches (the blocks of a head). The result is one tensor (N, C).
+    for each of the n branches (P1, P2 and so on). The result is one tensor (N, C).
     """
     z = _stack(logits)
     return torch.logsumexp(F.logsigmoid(z), 0) - torch.logsumexp(F.logsigmoid(-z), 0)

@@ -56,7 +56,7 @@ class ConvertedEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; raises UserError if a model does not average the probabilities of its heads."""
+        """Number of heads of each network; raises UserError if a model does not average its heads' probabilities."""
         return self._torch.num_heads
 
     def __call__(self, pixels: NDArray[np.uint8], size: int = 0) -> Answer:

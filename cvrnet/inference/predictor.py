@@ -142,7 +142,7 @@ class Predictor:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; raises UserError if a model does not average the probabilities of its heads."""
+        """Number of heads of each network; raises UserError if a model does not average its heads' probabilities."""
         return int(self.engine.num_heads)
 
     def __call__(

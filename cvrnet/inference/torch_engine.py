@@ -54,7 +54,7 @@ class TorchEngine:
 
     @property
     def num_heads(self) -> int:
-        """Number of heads; raises UserError if a model does not average the probabilities of its heads."""
+        """Number of heads of each network; raises UserError if a model does not average its heads' probabilities."""
         for model in self.models:
             if not averages_probabilities(model):
                 name = model.pretrained_cfg["architecture"]

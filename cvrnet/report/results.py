@@ -60,7 +60,7 @@ class Results:
 
     @property
     def independent(self) -> Mapping[str, Any] | None:
-        """The scores on the independent images, for the predictions of all folds together.
+        """The scores on the independent images, with the predictions of all folds' models in one pool.
 
         None if there are no independent images, or if the run is not a cross-validation.
         """

@@ -25,7 +25,7 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """A model's probabilities of C classes for N images, and its decisions. A missing decision is NaN."""
+    """A model's probabilities of C classes for N images, and what it decides. NaN: the model has no such decision."""
 
     probabilities: Table  #: (N, C)
     positive: Mapping[tuple[str, str], Table]  #: (class, operating point) -> whether each image is positive, (N,)
