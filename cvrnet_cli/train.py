@@ -28,7 +28,7 @@ def train(data: Path, output: Path, **settings: Any) -> None:
       cvrnet train manifest.csv -o run --test-source figure1 --epochs 50
       cvrnet train manifest.csv -o run --model cvrnet_tiny --img-size 96 --no-pretrained
       cvrnet train manifest.csv -o baseline --model densenet121
-      accelerate launch --multi_gpu --num_processes 2 -m cvrnet train manifest.csv -o run   (GPUs or CPUs)
+      accelerate launch --multi_gpu --num_processes 2 -m cvrnet train manifest.csv -o run   (also on CPUs)
     """
     from cvrnet.workflows import train as run
 

@@ -37,4 +37,4 @@ def tune(model: str, paths: tuple[str, ...], **settings: Any) -> None:
     with job_callbacks() as callbacks:
         rows = run(model, paths, callbacks=callbacks, **settings)
     print_rows(rows)
-    say(f"The names of the float32 parts are stored in {model}.")
+    say(f"The names of the parts that stay in float32 are stored in {model}.")

@@ -40,7 +40,7 @@ Lines = list[str]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome that a model predicts."""
+    """The event that a model predicts, such as admission to intensive care, and how the labels are made from it."""
 
     column: str  #: the manifest's column with the day of the event, or with yes and no
     until: str = "first"  #: which films are used: ``admission`` or ``first``

@@ -24,7 +24,7 @@ class Classifiers(tuple[nn.Module, ...]):
 
 
 class ParametersTogether(tuple[nn.Parameter, ...]):
-    """Parameters that are changed together, in place."""
+    """Several parameters with methods of a single one: each method changes all of them in place."""
 
     def mul_(self, factor: float) -> ParametersTogether:
         """Multiply every parameter by a number."""

@@ -105,7 +105,7 @@ class Results:
     def judged(self) -> dict[str, Any]:
         """Name of a set -> its predictions.
 
-        The result has the set ``shown`` and, for a cross-validation with independent images, the set of these images.
+        The sets are the one that `shown` names and, for a cross-validation with independent images, ``independent``.
         """
         tables = {self.shown: self.predictions}
         if self.independent is not None:

@@ -143,7 +143,7 @@ class FrozenEncoders:
         return predict_frozen(self.model, self.features, self.val)
 
     def keep_best(self, folder: Path) -> None:
-        """Copy the current weights, because they are the best so far."""
+        """Keep a copy of the current weights in memory, because they are the best so far; `finish` saves them."""
         self.best.load_state_dict(self.evaluated.state_dict())
 
     def finish(self, folder: Path) -> None:
