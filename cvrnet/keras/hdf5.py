@@ -50,7 +50,7 @@ def read_weights(path: str | Path) -> LayerWeights:
     """Read all weights in a file that ``save_weights`` or ``model.save`` wrote.
 
     Raises:
-        UserError: The file is missing or damaged, or Keras 2 did not write it; or it stores weights in other files.
+        UserError: The file is missing or damaged, or was not written by Keras 2; or it stores weights in other files.
     """
     path = Path(path)
     if not path.is_file():
