@@ -151,8 +151,7 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
 
     The file ``first`` is renamed first, because it marks the folder as a result: if the process is killed between two
     renames, a repeated job recognises the result and may replace its files. All other files in the folder stay. If the
-    block fails, nothing is changed. A killed process leaves the new folder, hidden, in `folder`; the next call removes
-    it.
+    block fails, nothing is changed.
 
     Raises:
         UserError: `folder` already has a file with the name of a new file, and ``may_replace(name)`` returned False:
@@ -163,9 +162,7 @@ def files_aside(folder: Path, may_replace: Callable[[str], bool], first: str) ->
         missing = [] if folder.exists() else [folder]
         folder.mkdir(exist_ok=True)
         try:
-            for left in folder.glob(".files-*.tmp"):  # a killed process left it: no other process has the lock
-                shutil.rmtree(left, ignore_errors=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".files-", suffix=".tmp") as aside:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
                 yield Path(aside)
                 files = [path.relative_to(aside) for path in Path(aside).rglob("*") if path.is_file()]
                 files.sort(key=lambda name: (name.as_posix() != first, name))

@@ -43,13 +43,13 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
 
 def counts(values: Mapping[str, int]) -> str:
     """Format names with their counts: ``NOR 1,200, CVP 30``."""
-    return ", ".join(f"{name} {count:,}" for name, count in values.items())
+    return ", ".join(f"{name} {value:,}" for name, value in values.items())
 
 
-def count(number: int, singular: str, plural: str = "") -> str:
-    """Return the number with its noun.
+def count(n: int, singular: str, plural: str = "") -> str:
+    """Return a number with its noun.
 
     >>> count(1, "image"), count(1200, "image"), count(2, "class", "classes")
     ('1 image', '1,200 images', '2 classes')
     """
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"

@@ -85,9 +85,9 @@ def audit(
         raise click.UsageError("--segmenter needs --lungs")
     import cvrnet.audit as room
     from cvrnet.audit.findings import COLUMNS
+    from cvrnet.data.lung_finder import whole_sentence
     from cvrnet.folders import files_aside
     from cvrnet.runs.layout import AUDIT
-    from cvrnet.workflows.cut_lungs import whole_sentence
 
     earlier = output is not None and room.check_audit_folder(output, overwrite)
     settings["uncertain"] = uncertain or "ignore"

@@ -15,7 +15,9 @@ from cvrnet_cli.output import job_callbacks, print_rows, say
 @options.manifest("data")
 @options.output("Folder of the calibrated model, which every command accepts as MODEL.", required=True)
 @click.option(
-    "--unlabelled", is_flag=True, help="DATA has no labels: adapt only to the estimated shares of the classes."
+    "--unlabelled",
+    is_flag=True,
+    help="DATA has no labels: adapt the probabilities to the estimated shares of the classes.",
 )
 @options.inference
 @options.overwrite

@@ -103,7 +103,7 @@ def _draw(model: str, paths: Sequence[str], output: Path, style: str, settings: 
     say(f"\n{output}: " + (f"mean of the maps of {models} folds" if models > 1 else "maps of one model"))
     failed = sum(bool(row["error"]) for row in rows)
     if failed:
-        say(f"Error: {failed} of {len(rows)} images could not be read, or the map is zero or flat")
+        say(f"Error: {failed} of {len(rows)} images could not be read, or a map could not be drawn")
     return int(bool(problems))
 
 

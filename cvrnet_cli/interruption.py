@@ -1,4 +1,4 @@
-"""Handle Ctrl-C. During an import, it has to wait, because half-imported modules would fail later."""
+"""Handle Ctrl-C. During an import, it waits or ends the process, because half-imported modules would fail later."""
 
 from __future__ import annotations
 

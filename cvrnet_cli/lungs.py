@@ -70,7 +70,7 @@ def lungs(data: Path, output: Path, style: str, **settings: Any) -> int:
     else:
         print_rows([*rows, {"masks": "problems", "images": len(found["problems"])}], style=style)
     if found["implausible"]:
-        say(f"Implausible masks: {found['implausible']}; their images are used whole, see {output / 'masks.csv'}")
+        say(f"Implausible masks, whose images are used whole: {found['implausible']}; see {output / 'masks.csv'}")
     say(f"\nLook at {output / 'lungs.png'}. Next, one of:")
     say(f"  cvrnet train {data} -o run --lungs crop --segmenter {output}")
     say(f"  cvrnet train {output / 'manifest.csv'} --images {found['images_root']} -o run --lungs crop")

@@ -1,4 +1,4 @@
-"""Find images that use an unusual number of bits per pixel; only files with more than 8 bits are compared."""
+"""Find images that use an unusual number of bits; only grey PNG and TIFF files of more than 8 bits are compared."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ADVICE = "Brightness depends on the bits in use: compare these images with the o
 
 
 def depth_findings(measured: Measurements) -> list[Finding]:
-    """Warn if files with more than 8 bits per pixel differ in the number of bits that their grey levels use.
+    """Warn if the grey levels of PNG and TIFF files of more than 8 bits use different numbers of bits.
 
-    The list is empty if they do not differ.
+    Otherwise, the list is empty.
     """
     depths = {r.name: facts.depth for r, facts in zip(measured.records, measured.facts, strict=True) if facts.depth}
     if len(set(depths.values())) < 2:

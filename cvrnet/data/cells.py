@@ -88,7 +88,7 @@ def label_problem(label: str) -> str:
 
 
 def spelling_problems(records: Iterable[Record]) -> list[str]:
-    """Return a line for each group of labels that differ only in case or blanks, or like ``A|B`` and ``B|A``."""
+    """Return a line for each group of labels that differ only in case or blanks, or like ``A, B`` and ``B, A``."""
     spellings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         text = unicodedata.normalize("NFKC", record.label).casefold()

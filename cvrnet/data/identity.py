@@ -97,13 +97,13 @@ def _joined(ids: Sequence[str], tags: Sequence[str]) -> list[str]:
 
 
 def _how_named(ids: Sequence[str], tags: Sequence[str], patients: Sequence[str]) -> str:
-    given = sum(map(bool, ids))
-    sentence = f"patient_id is given for {given} of {len(ids)} images, so DICOM's PatientID is used, too"
+    number = sum(map(bool, ids))
+    sentence = f"patient_id is given for {number:,} of {len(ids):,} images, so DICOM's PatientID is used, too"
     named = {patient for patient, given in zip(patients, ids, strict=True) if given}
     only_id = sum(not tag and patient == given != "" for given, tag, patient in zip(ids, tags, patients, strict=True))
     only_tag = sum(patient not in named for patient in patients if patient)
     if only_id and only_tag:
-        only = f"{count(only_id, 'image')} with only a patient_id, {only_tag} with only a PatientID"
+        only = f"{count(only_id, 'image')} with only a patient_id, {only_tag:,} with only a PatientID"
         sentence += f"; {only}: a patient may be in both groups"
     return sentence
 

@@ -1,4 +1,4 @@
-"""What all readers of images share: grey or RGB, CT windows, and limits of size, checked before an image is decoded."""
+"""Constants of the image readers: grey or RGB, CT windows, and limits that are checked before an image is decoded."""
 
 from __future__ import annotations
 

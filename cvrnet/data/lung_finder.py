@@ -158,3 +158,10 @@ class LungFinder:
 def _implausible(mask: Mask) -> str:
     problem = mask_problem(mask)
     return problem and f"its mask is implausible: {problem}"
+
+
+def whole_sentence(whole: int, images: int, option: str) -> str:
+    """Return one line that says how many pictures are used whole, because they have no usable lung mask."""
+    if not whole:
+        return f"{option}: usable lung masks for all pictures ({images:,})"
+    return f"{option}: no usable lung mask for {whole:,} of {images:,} pictures; a picture without a mask is used whole"

@@ -248,8 +248,8 @@ def describe_course(
 ) -> dict[str, Any]:
     """Return the value of ``outcome`` in run.json: the outcome, and the numbers of films, patients and events.
 
-    ``records`` are all films, and ``kept`` the films with a label. ``late`` has a line for each film that was
-    taken too late to predict the event, and ``censored`` a line for each censored bag.
+    ``records`` are all films, and ``kept`` the films with a label. ``late`` has a line for each film that is not
+    used because of its day or the day of the event, and ``censored`` a line for each censored bag.
     """
     yes = {_key(record) for record in kept if record.label == YES}
     no = {_key(record) for record in kept} - yes

@@ -104,10 +104,12 @@ def plot_explanation(
     """
     image = explanation.image
     plain = as_colour(image)
-    height, width = _with_margins(plain).shape[:2]
+    height, width = image.shape[:2]
+    # A panel is at least 2:5, so that its texts have room if the image is narrow or low.
+    tall, wide = (max(side, 0.4 * max(height, width)) for side in (height, width))
     columns = min(COLUMNS, len(parts) + 1)
     rows = math.ceil((len(parts) + 1) / columns)
-    panel_width, panel_height = width * PANEL / max(height, width), height * PANEL / max(height, width)
+    panel_width, panel_height = wide * PANEL / max(height, width), tall * PANEL / max(height, width)
     figure_width = columns * (panel_width + 0.15) + 0.8
     # The layout does not wrap text, and makes the panels smaller if there are more lines than the height allows for.
     headings = [wrap(name, panel_width) for name in ("input", *panel_names(parts))]
@@ -132,7 +134,9 @@ def plot_explanation(
             box = {"facecolor": "white", "edgecolor": TEXT, "linewidth": 0.5}
             reason = wrap(explanation.refused[part], 0.8 * panel_width, FONT_SIZE - 1)
             ax.text(0.5, 0.5, reason, transform=ax.transAxes, bbox=box, **style)
-        ax.imshow(_with_margins(picture if lesion is None else draw_outline(picture, lesion)))
+        ax.imshow(picture if lesion is None else draw_outline(picture, lesion))
+        middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+        ax.set(xlim=(middle_x - wide / 2, middle_x + wide / 2), ylim=(middle_y + tall / 2, middle_y - tall / 2))
         ax.set_title(name, fontsize=FONT_SIZE, color=TEXT, parse_math=False)
     colours = LinearSegmentedColormap.from_list("map", COLOURS / 255)
     bar = figure.colorbar(ScalarMappable(Normalize(threshold, 1), colours), ax=axes, fraction=0.03, pad=0.01)
@@ -143,13 +147,6 @@ def plot_explanation(
     figure.suptitle(title, fontsize=FONT_SIZE + 1, color=TEXT, parse_math=False)
     lay_out(figure)  # a first pass; saving the figure makes a second, because headings change the panels' sizes
     return figure
-
-
-def _with_margins(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Put white margins beside a picture that is narrower or lower than 2:5, so that a panel has room for its texts."""
-    height, width = picture.shape[:2]
-    missing = [max(0, math.ceil(0.4 * max(height, width)) - side) for side in (height, width)]
-    return np.pad(picture, [*((space // 2, space - space // 2) for space in missing), (0, 0)], constant_values=255)
 
 
 def _lines(text: str) -> int:

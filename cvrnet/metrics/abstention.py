@@ -82,7 +82,7 @@ class Abstention:
         if not possible:
             raise ValueError(
                 f"its abstention has impossible values; expected a score of {', '.join(SCORES)}, 1 or more images, and "
-                "limits of the uncertainty from 0 to 100"
+                f"{len(SHARES)} limits of the uncertainty, from 0 to below 100"
             )
         return found
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import math
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,6 @@ from cvrnet.data.data_set import DataPath, DataSet
 from cvrnet.encoders.fuse_batch_norm import fuse_batch_norm
 from cvrnet.errors import UserError
 from cvrnet.files import atomic_write
-from cvrnet.folders import lock_folder
 from cvrnet.onnx.check_images import check_pixels, split_calibration
 from cvrnet.onnx.graph import PixelNetwork, describe, trace, write_metadata
 from cvrnet.onnx.session import load_onnx
@@ -113,11 +108,7 @@ def export_onnx(
         network.preprocessing, check_images or calibration, None if is_reference(model) else training_data(folders[0])
     )
     report: dict[str, Any] = {"folds": len(folders), "checked_on": checked_on}
-    with (
-        _locked(output),
-        atomic_write(output) as target,
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.stem}-", suffix=".tmp") as folder,
-    ):
+    with atomic_write(output) as target, tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         exact = Path(folder) / "float32.onnx"
         report["max_difference"] = write_checked(network, origin, exact, pixels)
         if calibration is None:
@@ -139,16 +130,6 @@ def export_onnx(
         write_metadata(quantized, {"quantization": report["quantization"]})
         onnx.save(quantized, target)
     return report
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Lock the output against other exports, and remove the hidden files and folders that a killed export left."""
-    real = Path(os.path.realpath(output))
-    with lock_folder(real):
-        for left in real.parent.glob(f".{glob.escape(real.name)}.*.tmp"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield
 
 
 def _check_arguments(output: Path, int8: bool, calibration: DataPath | None, overwrite: bool) -> None:

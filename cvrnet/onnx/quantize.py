@@ -16,7 +16,6 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from cvrnet.data import Record
 from cvrnet.data.findings import known_findings
 from cvrnet.errors import UserError
-from cvrnet.formatting import count
 from cvrnet.metrics.decisions import Decisions
 from cvrnet.metrics.findings import finding_rankings
 from cvrnet.onnx.check_images import readable_images
@@ -47,7 +46,7 @@ def quantize(source: Path, target: Path, calibration: Sequence[Record], network:
     images = [image for _, image in readable_images(calibration, network.preprocessing)]
     if not images:
         raise UserError("none of the calibration images can be read")
-    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantizing-") as folder:
         prepared = Path(folder) / "prepared.onnx"
         # Optimise the graph first, so that ranges are measured for the tensors that are quantised.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -120,7 +119,7 @@ def compare(
             progress(len(compared), len(records))
     if len(compared) < LEAST:
         raise UserError(
-            f"for the comparison, only {count(len(compared), 'image')} of patients that the calibration did not use; "
+            f"only {len(compared)} images of patients that the calibration did not use are left for the comparison; "
             f"expected at least {LEAST}: give more images, or a smaller --calibration-images"
         )
     p, q = np.concatenate(answers, axis=1)

@@ -132,7 +132,7 @@ class AnyTable(ABC):
 
     @abstractmethod
     def cells(self, i: int) -> dict[str, Any]:
-        """Return an image's cells of predictions.csv: label and predicted class, or each finding's label if known."""
+        """Return an image's cells ``label`` and ``prediction`` or, for findings, ``label`` and ``true_FINDING``."""
 
     def head_cells(self, i: int) -> dict[str, Any]:
         """Return the heads' own predictions for an image, for predictions.csv."""

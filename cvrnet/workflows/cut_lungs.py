@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrnet.data import ImageCache, Preprocessing, Record
-from cvrnet.data.lung_finder import LungFinder
+from cvrnet.data.lung_finder import LungFinder, whole_sentence
 from cvrnet.inference import Predictor
 from cvrnet.lungs.attach import make_finder
 from cvrnet.runs.layout import SEGMENTER
@@ -58,13 +58,6 @@ def count_lungs(
     if len(whole) > SHOWN:
         say(f"  and {len(whole) - SHOWN:,} more, which run.json lists")
     return {"given": counts["given"], "found": counts["found"], "whole": whole}
-
-
-def whole_sentence(whole: int, images: int, option: str) -> str:
-    """Return one line that says how many pictures are used whole."""
-    if not whole:
-        return f"{option}: usable lung masks for all pictures ({images:,})"
-    return f"{option}: no usable lung mask for {whole:,} of {images:,} pictures; these are used whole"
 
 
 def lungs_used(

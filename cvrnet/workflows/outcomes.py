@@ -29,7 +29,7 @@ class Films:
     all: Sequence[Record]
     kept: list[Record]  #: films that may be used; they have no labels yet
     problems: list[str]  #: a line for each film and patient that cannot be used
-    late: list[str]  #: a line for each film taken too late, such as on the day of the event or later
+    late: list[str]  #: a line for each film that is not used because of its day or the day of the event
 
     @classmethod
     def at_risk(cls, records: Sequence[Record], outcome: Outcome) -> Films:
@@ -71,7 +71,7 @@ def read_outcome(
 
     Returns:
         The labelled films; a line for each film or patient that cannot be used; and the value of the key ``outcome`` of
-        run.json, which also lists the films taken too late for a prediction, such as on the day of the event.
+        run.json, which also lists the films that are not used because of their day or the day of the event.
 
     Raises:
         DataError: The manifest cannot be used.

@@ -272,6 +272,15 @@ def test_a_missing_extra_is_named(cli, monkeypatch, phantoms, tmp_path):
     assert (status, err) == (1, 'Error: this command needs accelerate; pip install "cvrnet[train]"\n')
 
 
+def test_the_audit_does_not_need_the_packages_of_training(cli, monkeypatch, phantoms):
+    for name in [name for name in sys.modules if name.startswith(("cvrnet.workflows", "cvrnet.training"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    _, out, err = cli("audit", phantoms, "--no-features")
+    assert (out.count("note "), "Error" in err) == (out.count("\n"), False), err
+
+
 @pytest.mark.realdata
 def test_awkward_files_are_read_or_refused(cli, run, odd):
     status, out, err = cli("predict", run, odd, "--format", "jsonl")

@@ -449,26 +449,6 @@ def test_nothing_is_overwritten_unasked(folds, tmp_path, cli):
     assert file.read_text() == "mine"
 
 
-def test_an_export_removes_what_a_killed_export_of_the_same_file_left(plain, tmp_path, monkeypatch):
-    out, left = tmp_path / "out", tmp_path / "left"
-
-    def interrupted(*_):
-        shutil.copytree(out, left)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("cvrnet.onnx.export.write_checked", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            export_onnx(plain, out / "model.onnx")
-    assert list(tmp_path.iterdir()) == [left]
-    assert sorted(path.is_dir() for path in left.iterdir()) == [False, True], "the lock, and a folder for the work"
-    for name in ("model.onnx", "other.onnx"):
-        (left / f".{name}.0123abcd.tmp").write_bytes(b"half a network")
-    left.rename(out)
-    export_onnx(plain, out / "model.onnx")
-    assert sorted(path.name for path in out.iterdir()) == [".other.onnx.0123abcd.tmp", "model.onnx"]
-
-
 @pytest.mark.parametrize("damage", ["", "{", "{}", '{"architecture": "cvrnet", "pretrained_cfg": {"input_size": [1]}}'])
 def test_a_damaged_config_is_told_in_one_line(run, tmp_path, cli, damage):
     damaged = shutil.copytree(run, tmp_path / "damaged")
