@@ -114,7 +114,8 @@ def sides(feature_map: Tensor) -> Tensor:
 def join_sides(of_maps: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
     """Return the vectors (N, 2 D) for detecting mirrored images: the `sides` of all maps, concatenated.
 
-    ``groups`` has one list for each head of the network: the indices of this head's maps. The vectors keep this order.
+    ``groups`` has one list for each head of the network: the indices of this head's maps. Each vector has the maps of
+    the first head first, then those of the second head, and so on.
     """
     return torch.cat([of_maps[i] for group in groups for i in group], 2).flatten(1)
 
