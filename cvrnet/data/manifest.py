@@ -114,7 +114,7 @@ def _read_row(
     if not name:
         wrong.append("empty path")
     elif inside is None:
-        wrong.append("path outside the data folder")
+        wrong.append("path outside the data folder (--images chooses this folder)")
     else:
         path, problem = locate(root, inside, listings)
         if problem and not (volumes and path.is_dir()):

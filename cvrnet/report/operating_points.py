@@ -71,7 +71,7 @@ def operating_points_section(results: Results) -> Section | None:
     prevalences = tuple(results.run.get("prevalences") or PREVALENCES)
     html = render(
         "operating_points.html.jinja",
-        warnings=threshold_warnings(point for member in members for point in member),
+        warnings=_warnings(members, results.kind == "crossval"),
         many=len(classes) > MOST_CLASSES,
         table=_main_table(rows, results),
         by_source=_source_table(rows, results.noun),
@@ -119,6 +119,15 @@ def _holding(decided: Decided, k: int, point: OperatingPoint) -> str:
     highs = [decided.rates(k, np.array(decided.table.folds) == fold)[f"{point.rule}_high"] for fold in folds]
     known = [high for high in highs if high is not None]
     return f"{sum(high >= point.target for high in known)} of {len(known)}" if known else ""
+
+
+def _warnings(members: Sequence[Sequence[OperatingPoint]], crossval: bool) -> list[str]:
+    """Return the warnings about the models' thresholds; in a cross-validation, each warning names its folds."""
+    folds: dict[str, list[str]] = {}
+    for fold, member in enumerate(members, start=1):
+        for line in threshold_warnings(member):
+            folds.setdefault(line, []).append(str(fold))
+    return [f"{line} (fold {', '.join(of)})" if crossval else line for line, of in folds.items()]
 
 
 def _main_table(rows: Sequence[Row], results: Results) -> Table:

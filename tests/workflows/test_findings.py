@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from cvrnet.data.record import Record
 from cvrnet.data.splits import holdout_split, make_folds, patient_keys
 from cvrnet.errors import UserError
 from cvrnet.hub.staging import stage_run
+from cvrnet.metrics.operating_points import threshold_warnings
 from cvrnet.report.explanations import maps_section
 from cvrnet.runs.decisions import load_decisions
 from cvrnet.training import recipe
@@ -152,6 +155,15 @@ def test_thresholds_come_from_known_validation_images(run):
     point = next(p for p in points if p.class_name == "Left" and p.rule == "sensitivity")
     assert point.positives + point.negatives == len(val)
     assert point.positives == sum(row["true_Left"] == "1" for row in val)
+    page = html.unescape((output / "report.html").read_text(encoding="utf-8"))
+    told = [
+        (line, fold)
+        for fold in (1, 2, 3)
+        for line in threshold_warnings(load_decisions([output / f"fold-{fold}"]).operating_points)
+    ]
+    assert told
+    for line, fold in told[:20]:
+        assert re.search(rf"{re.escape(line)} \(fold [^)]*{fold}", page), line
 
 
 def test_predict_and_evaluate(run, data, tmp_path, cli):
