@@ -24,8 +24,8 @@ SHOWN = 12  # at most this many mistakes are on the page
 def write_report(folder: str | Path, further: Sequence[Section] = ()) -> Path:
     """Write `report.html`, `checklist.md` and `tables/*.csv` from the files in the folder of a run or an evaluation.
 
-    A report can be written again at any time, for instance after an audit.json was added to the run. The sections in
-    ``further`` come before the learning curves.
+    The report has the sections that need neither a model nor images, and the sections in ``further``, which come before
+    the learning curves. `cvrnet.workflows.finish_report` writes the whole report of a job.
 
     Returns:
         The path of report.html.

@@ -39,6 +39,7 @@ from cvrnet.workflows.collect import collect
 from cvrnet.workflows.compare import compare
 from cvrnet.workflows.crossval import cross_validate
 from cvrnet.workflows.evaluate import evaluate
+from cvrnet.workflows.pages import finish_report
 from cvrnet.workflows.soup import make_soup
 from cvrnet.workflows.sweep import benchmark, leave_one_source_out
 from cvrnet.workflows.train import train
@@ -51,6 +52,7 @@ __all__ = [
     "compare",
     "cross_validate",
     "evaluate",
+    "finish_report",
     "leave_one_source_out",
     "make_soup",
     "train",

@@ -13,8 +13,8 @@ from cvrnet.data.data_set import DataPath
 from cvrnet.files import atomic_write
 from cvrnet.inference import Predictor
 from cvrnet.report import Section, write_report
-from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES, RUN
-from cvrnet.runs.read import read_json
+from cvrnet.runs.layout import AUDIT, AUDIT_PAGE, AUDIT_TABLES
+from cvrnet.runs.read import read_run
 from cvrnet.workflows.callbacks import Callbacks
 
 
@@ -65,11 +65,19 @@ def share_audit(sweep: Path, run: Path) -> None:
                 shutil.copyfile(sweep / name, temporary)
 
 
-def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) -> Path:
-    """Write the report of a run or an evaluation; ``predictor`` (default: the run's model) makes the Grad-CAM maps.
+def finish_report(
+    output: str | Path, maps: bool = True, predictor: Predictor | None = None, further: Sequence[Section] = ()
+) -> Path:
+    """Write the whole report of a run or an evaluation, also again; Grad-CAM maps only with ``maps``.
+
+    ``predictor`` (default: the run's model) makes the maps. The sections in ``further`` come before the learning
+    curves.
 
     Returns:
         The path of report.html.
+
+    Raises:
+        UserError: The folder holds no finished run, or a file of the run is damaged.
     """
     from cvrnet.report.bags import bag_sections
     from cvrnet.report.explanations import maps_section
@@ -81,8 +89,9 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
     from cvrnet.report.subgroups import subgroups_section
     from cvrnet.report.unlike_training import unlike_training_section
 
-    if read_json(output / RUN).get("unit", "image") != "image":
-        return write_report(output, bag_sections(read_results(output), maps, predictor))
+    output = Path(output)
+    if read_run(output).get("unit", "image") != "image":
+        return write_report(output, [*bag_sections(read_results(output), maps, predictor), *further])
     problem = write_source_probe(output, predictor)
     results = read_results(output)
     sections = [
@@ -93,5 +102,6 @@ def finish_report(output: Path, maps: bool, predictor: Predictor | None = None) 
         selective_section(results),
         unlike_training_section(results),
         maps_section(output, predictor) if maps else None,
+        *further,
     ]
     return write_report(output, [section for section in sections if section is not None])

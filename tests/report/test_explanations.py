@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cvrnet.report import write_report
+from cvrnet.errors import UserError
+from cvrnet.report import Section, write_report
 from cvrnet.report.explanations import MOST_RIGHT, RIGHT, WRONG, maps_section, right_rows
 from cvrnet.report.report_tables import mistake_rows
 from cvrnet.report.results import read_results
 from cvrnet.runs.predictions import PredictionTable
 from cvrnet.training import TrainConfig
+from cvrnet.workflows import finish_report
 from cvrnet.workflows.crossval import cross_validate
 from tests.conftest import PLAIN, TINY
 
@@ -25,6 +27,19 @@ def crossval(phantoms, tmp_path_factory):
         phantoms, folder, TrainConfig(**TINY | {"encoders": ("test_resnet",), "epochs": 1}), n_folds=3, **PLAIN
     )
     return folder
+
+
+def test_the_whole_report_can_be_written_again(crossval, tmp_path):
+    run = shutil.copytree(crossval, tmp_path / "run")
+    page, tables = run / "report.html", {path.name: path.read_bytes() for path in run.glob("tables/*.csv")}
+    finish_report(run, maps=False)
+    assert page.read_bytes() == (crossval / "report.html").read_bytes()
+    assert {path.name: path.read_bytes() for path in run.glob("tables/*.csv")} == tables
+    finish_report(str(run), further=[Section("Our notes", "<p>Read twice.</p>")])
+    text = page.read_text(encoding="utf-8")
+    assert all(title in text for title in ("Operating points", "Grad-CAM", "Our notes"))
+    with pytest.raises(UserError, match=r"run\.json"):
+        finish_report(tmp_path)
 
 
 def test_each_image_is_explained_by_the_fold_that_tested_it(crossval, monkeypatch):
