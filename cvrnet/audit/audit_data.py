@@ -63,10 +63,9 @@ def read_audited(
     Unlike `cvrnet.data.read_records`, this function accepts a patient in two splits (the audit reports such patients)
     and a data set of one class. ``say`` is as in `read_records`.
 
-    In any of three cases, an image may have several findings, such as edema: ``findings`` is given (names, or
-    ``("auto",)``); some labels of a manifest are like ``Edema|Effusion``; or a manifest has no labels, but columns of
-    1 and 0. Each image is then labelled with the findings that it has; images for which no finding is known are left
-    out. In all other cases, each image has one label, and the returned list of names is empty.
+    Images have several findings if ``findings`` is given (names, or ``("auto",)``), if labels of a manifest are like
+    ``Edema|Effusion``, or if a manifest has no labels, but columns of 1 and 0. Then images without a known finding are
+    left out, and the others are labelled with their findings. Else each image has one label, and no name is returned.
 
     Raises:
         DataError: No image is left, or a cell of a finding or a label is wrong (see `cvrnet.data.findings`).
