@@ -263,7 +263,7 @@ def stored_sides(model: CVRNet, vectors: Vectors) -> Tensor:
     """Return the vectors (N, 2 D) that `cvrnet.heads.novelty.join_sides` makes from ``vectors``, (N, 2, width).
 
     ``vectors`` are from `FrozenFeatures.sides`: the left-right differences in the upper and in the lower half of the
-    maps.
+    maps. The width counts the channels of all maps of the encoders, and D those of the maps that the heads use.
     """
     return join_sides(torch.from_numpy(vectors).split(_channels(model), 2), model.groups)
 
