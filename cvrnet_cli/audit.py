@@ -85,7 +85,6 @@ def audit(
         raise click.UsageError("--segmenter needs --lungs")
     import cvrnet.audit as room
     from cvrnet.audit.findings import COLUMNS
-    from cvrnet.data.lung_finder import whole_sentence
     from cvrnet.folders import files_aside
     from cvrnet.runs.layout import AUDIT
 
@@ -109,6 +108,8 @@ def audit(
             if finding.advice and finding.severity != "note":
                 tell(f"{'':<8} -> {finding.advice}")
     if lungs and (whole := len(settings["finder"].whole)):
+        from cvrnet.data.lung_finder import whole_sentence
+
         say(whole_sentence(whole, len(records), f"--lungs {lungs}"))
     if output is not None:
         with files_aside(output, lambda name: earlier, AUDIT) as aside:

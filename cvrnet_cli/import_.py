@@ -46,6 +46,7 @@ def import_(name: str, folder: Path, output: Path, style: str, **settings: Any) 
       cvrnet data chexpert.csv
     """
     from cvrnet.datasets import import_data_set
+    from cvrnet.formatting import count
 
     result = import_data_set(name, folder, output, **settings)
     keys = dict.fromkeys([*result.counts, *result.published])
@@ -55,7 +56,7 @@ def import_(name: str, folder: Path, output: Path, style: str, **settings: Any) 
         style,
     )
     for reason, number in result.left_out.items():
-        say(f"left out: {number:,} {'image' if number == 1 else 'images'}: {reason}")
+        say(f"left out: {count(number, 'image')}: {reason}")
     for note in result.notes:
         say(note)
     place = f" --images {result.images}" if result.images else ""

@@ -11,7 +11,7 @@ from cvrnet.data.cells import clean, label_problem, split_name
 from cvrnet.data.image import IMAGE_SUFFIXES
 from cvrnet.data.record import Record, Row
 from cvrnet.data.walk import Found, is_image_folder, mask_kind, mask_of, walk
-from cvrnet.formatting import counts
+from cvrnet.formatting import count, counts
 from cvrnet.text import printable
 
 
@@ -39,8 +39,8 @@ def scan_folder(
         rows.append((replace(record, **fields), wrong))
     used -= {None}
     if used:
-        what = "image is a mask of another image" if len(used) == 1 else "images are masks of other images"
-        say(f"{printable(str(root))}: {len(used):,} {what}, judging by names or folders")
+        found_masks = count(len(used), "image is a mask of another image", "images are masks of other images")
+        say(f"{printable(str(root))}: {found_masks}, judging by names or folders")
     if unused := len(set(masks.values()) - used):
         found.passed_over["a mask without an image"] += unused
     if sentence := found.passed_over_sentence(root):

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from cvrnet.data.image import is_image_file
 from cvrnet.data.nifti_files import is_nifti
-from cvrnet.formatting import counts
+from cvrnet.formatting import count, counts
 from cvrnet.text import camel_case_words, printable
 
 # Files and folders that operating systems create, in lower case; names that begin with a dot are skipped anyway.
@@ -43,7 +43,7 @@ class Found:
     def passed_over_sentence(self, folder: str | Path) -> str:
         """Return one line with the counts; ``""`` if nothing was passed over."""
         number = sum(self.passed_over.values())
-        what = f"{number:,} {'entry' if number == 1 else 'entries'} passed over ({counts(self.passed_over)})"
+        what = f"{count(number, 'entry', 'entries')} passed over ({counts(self.passed_over)})"
         return f"{printable(str(folder))}: {what}" if number else ""
 
 

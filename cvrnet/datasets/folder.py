@@ -17,6 +17,7 @@ from cvrnet.data.cells import clean
 from cvrnet.data.walk import Found, walk
 from cvrnet.errors import UserError
 from cvrnet.files import open_regular
+from cvrnet.formatting import count
 
 Row = dict[str, str]  #: a row of a table, or of a manifest
 SHOWN = 5  # a message shows at most this many names
@@ -142,8 +143,7 @@ class Folder:
     def missing_sentences(self) -> list[str]:
         """Return a line for each table or list that names missing files: their number, and the first five names."""
         return [
-            f"{table} names {len(names):,} {'file that is' if len(names) == 1 else 'files that are'} not there: "
-            f"{_first(names)}"
+            f"{table} names {count(len(names), 'file that is', 'files that are')} not there: {_first(names)}"
             for table, names in self.missing.items()
         ]
 

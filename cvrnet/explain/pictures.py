@@ -105,11 +105,12 @@ def plot_explanation(
     image = explanation.image
     plain = as_colour(image)
     height, width = image.shape[:2]
+    longest = max(height, width)
     # A panel is at least 2:5, so that its texts have room if the image is narrow or low.
-    tall, wide = (max(side, 0.4 * max(height, width)) for side in (height, width))
+    tall, wide = max(height, 0.4 * longest), max(width, 0.4 * longest)
     columns = min(COLUMNS, len(parts) + 1)
     rows = math.ceil((len(parts) + 1) / columns)
-    panel_width, panel_height = wide * PANEL / max(height, width), tall * PANEL / max(height, width)
+    panel_width, panel_height = wide * PANEL / longest, tall * PANEL / longest
     figure_width = columns * (panel_width + 0.15) + 0.8
     # The layout does not wrap text, and makes the panels smaller if there are more lines than the height allows for.
     headings = [wrap(name, panel_width) for name in ("input", *panel_names(parts))]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cvrnet.data.outcomes import FOLLOWED, YES
+from cvrnet.formatting import count
 from cvrnet.runs.predictions import PredictionTable
 
 ENOUGH = 100  #: least number of patients with the event, and also of patients without it, for an external validation
@@ -19,34 +20,30 @@ def outcome_sentences(outcome: Mapping[str, Any]) -> list[str]:
     origin = "the admission (day 0)" if o["until"] == "admission" else "the radiograph"
     origin = "the last radiograph kept" if o["until"] == "first" and o["unit"] != "image" else origin
     in_time = "" if o["yes_no"] else f" within {o['horizon']:g} days of {origin}"
-    units = {"image": "radiograph", "study": "study"}.get(o["unit"], "patient")
+    unit = {"image": ("radiograph",), "study": ("study", "studies")}.get(o["unit"], ("patient",))
     others = len(o["late"]) - o["films_after"]
     lines = {
-        f"Read: {_count(o['patients'], 'patient')} with {_count(o['films'], 'radiograph')}; "
+        f"Read: {count(o['patients'], 'patient')} with {count(o['films'], 'radiograph')}; "
         f"{_have(o['events'])} {event}.": True,
         f"Dropped, because they were taken on the day of {event} or later, which would be a leak: "
-        f"{_count(o['films_after'], 'radiograph')} of {_count(o['patients_after'], 'patient')}.": o["films_after"],
+        f"{count(o['films_after'], 'radiograph')} of {count(o['patients_after'], 'patient')}.": o["films_after"],
         "Dropped, because they were taken after the admission, or because the patient was no longer at risk: "
-        f"{_count(others, 'radiograph')}.": others,
-        "Dropped, because the patient was not followed long enough (censored): "
-        f"{_count(len(o['censored']), units)}.": o["censored"],
-        f"Left: {_count(o['kept_patients'], 'patient')} with {_count(o['kept_films'], 'radiograph')}; "
+        f"{count(others, 'radiograph')}.": others,
+        f"Dropped, because the patient was not followed long enough (censored): {count(len(o['censored']), *unit)}.": o[
+            "censored"
+        ],
+        f"Left: {count(o['kept_patients'], 'patient')} with {count(o['kept_films'], 'radiograph')}; "
         f"{_have(o['kept_events'])} {event}{in_time}.": True,
-        f"A later {event}, counted as no event: {_count(o['later_events'], 'patient')}.": o["later_events"],
+        f"A later {event}, counted as no event: {count(o['later_events'], 'patient')}.": o["later_events"],
         f"No {event} given, counted as no event, although the time of follow-up is not known (column {FOLLOWED}): "
-        f"{_count(o['not_followed'], 'patient')}.": o["not_followed"] and not o["yes_no"],
-        f"Died without {event}, counted as no event: {_count(o['deaths'], 'patient')}.": o["deaths"],
+        f"{count(o['not_followed'], 'patient')}.": o["not_followed"] and not o["yes_no"],
+        f"Died without {event}, counted as no event: {count(o['deaths'], 'patient')}.": o["deaths"],
     }
     return [line for line, shown in lines.items() if shown]
 
 
-def _count(number: int, noun: str) -> str:
-    plural = {"study": "studies"}.get(noun, f"{noun}s")
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def _have(patients: int) -> str:
-    return f"{_count(patients, 'patient')} {'has' if patients == 1 else 'have'}"
+    return f"{count(patients, 'patient')} {'has' if patients == 1 else 'have'}"
 
 
 def event_patients(table: PredictionTable) -> tuple[int, int]:
@@ -67,5 +64,5 @@ def evidence_sentence(events: int, others: int) -> str:
         "Collins et al. 2016), and the development of a model usually needs more (Riley et al. 2020)"
     )
     if min(events, others) < ENOUGH:
-        return f"{_count(events + others, 'patient')}, {events:,} of them with the event, prove nothing: {rule}."
+        return f"{count(events + others, 'patient')}, {events:,} of them with the event, prove nothing: {rule}."
     return f"{events:,} patients with the event and {others:,} without are enough for a validation: {rule}."

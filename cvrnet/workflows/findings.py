@@ -50,16 +50,13 @@ def refuse_one_sided(truth: np.ndarray, names: Sequence[str], which: str) -> Non
     ``truth`` (N, findings) is 1 (present), 0 (absent) or NaN (not known). ``which`` is the start of the message, such
     as ``no image``.
     """
-
-    def advice(name: str) -> str:
-        return f"leave {name} out of --findings (instead of --findings auto, list the other findings)"
-
     for name, column in zip(names, truth.T, strict=True):
+        advice = f"leave {name} out of --findings (instead of --findings auto, list the other findings)"
         if np.isnan(column).all():
-            raise UserError(f"{which} has a label for {name}; {advice(name)}")
+            raise UserError(f"{which} has a label for {name}; {advice}")
         for value, verb in ((1, "has"), (0, "is known to lack")):
             if not (column == value).any():
-                raise UserError(f"{which} {verb} {name}; {advice(name)}")
+                raise UserError(f"{which} {verb} {name}; {advice}")
 
 
 def refuse_missing_findings(records: Sequence[Record], names: Sequence[str]) -> None:
